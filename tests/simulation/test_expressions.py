@@ -1,0 +1,564 @@
+"""An independent listener parses each expression and looks into the scene for the only right answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lens_ros.simulation.catalog import CATEGORIES, COLORS
+from lens_ros.simulation.expressions import (
+    KINDS,
+    SIMPLE_KINDS,
+    Expression,
+    sample_expression,
+    vocabulary,
+)
+from lens_ros.simulation.scene import SceneObject
+
+SIZES = ((256, 256), (320, 240), (384, 216), (640, 480))
+TOKEN = re.compile(r"[a-z]+|\d+|[^\sa-z\d]")
+COLOR = "(?:" + "|".join(COLORS) + ")"
+CATEGORY = "(?:" + "|".join(CATEGORIES) + ")"
+ANCHOR = rf"(the (?:{COLOR} )?{CATEGORY})"
+ANYTHING = {"object", "thing", "item"}
+SYNONYMS = {"felt pen": "marker", "toy block": "cube", "tin": "can", "carton": "box"}
+REQUEST = re.compile(
+    r"^(?:(?:please|can you|could you) )?"
+    r"(?:(?:pick up|grasp|grab|take|get|hand me|give me|bring me|pass me|find|segment|mark|select"
+    r"|locate|point to|point at|show me|look at|look for"
+    r"|i need|i want|i would like|i am looking for|where is|do you see) )?"
+    r"(.*?)(?: please)?$"
+)
+# What a listener understands by a function, first match wins: (pattern, answers, arguable).
+FUNCTIONS = (
+    ("stir|soup with", {"spoon"}, {"marker", "screwdriver"}),
+    ("screw", {"screwdriver"}, set()),
+    ("nail", {"hammer"}, set()),
+    ("tool|repair", {"hammer", "screwdriver"}, set()),
+    ("write|draw", {"marker"}, set()),
+    ("wash|clean|wipe", {"sponge"}, set()),
+    ("soup|cereal|deep", {"bowl"}, set()),
+    ("flat|cake|food on", {"plate"}, set()),
+    ("coffee|tea", {"mug", "cup"}, {"bowl"}),
+    ("drink from", {"mug", "cup"}, {"bottle", "can", "bowl"}),
+    ("dish|eat from", {"bowl", "plate"}, set()),
+    ("peel|long fruit|monkey", {"banana"}, {"apple"}),
+    ("eat|fruit|hungry", {"banana", "apple"}, set()),
+    ("catch|roll|round|bounces", {"ball"}, set()),
+    ("build", {"cube"}, {"box"}),
+    ("toy|play", {"ball", "cube"}, set()),
+    ("water|with a cap", {"bottle"}, set()),
+    ("soda|metal|tin", {"can"}, {"bottle"}),
+    ("drink|thirsty", {"bottle", "can"}, {"mug", "cup"}),
+    ("gift|package", {"box"}, set()),
+)
+
+
+# --- scenes -----------------------------------------------------------------------------------------------
+
+
+def make_object(index: int, category: str, color: str, **changes: object) -> SceneObject:
+    values: dict = {
+        "index": index,
+        "category": category,
+        "color": color,
+        "extent": 0.1,
+        "position": (0.0, 0.0, 0.0),
+        "yaw": 0.0,
+        "box": (100, 100, 140, 140),
+        "area": 1200,
+        "visible_fraction": 1.0,
+        "lateral": 0.0,
+        "forward": 0.8,
+        "distance": 1.0,
+    }
+    return SceneObject(**{**values, **changes})
+
+
+def random_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[SceneObject, ...]:
+    """Objects strewn over a table below a camera, with look-alikes, some of them hidden in part or whole."""
+    width, height = size
+    count = int(rng.integers(1, 14))
+    categories = rng.choice(CATEGORIES, size=max(1, round(count * rng.uniform(0.4, 1.0))))
+    colors = rng.choice(COLORS, size=int(rng.integers(2, len(COLORS))))
+    objects = []
+    for index in range(1, count + 1):
+        x, y = rng.uniform(-0.35, 0.35), rng.uniform(-0.3, 0.3)
+        distance = math.hypot(x, 0.8 + y, 0.55)
+        half = rng.uniform(0.03, 0.1)
+        u, v = width * (0.5 + 1.1 * x / distance), height * (0.5 - 0.8 * y / distance)
+        reach = 0.7 * width * half / distance
+        left, top = max(0, int(u - reach)), max(0, int(v - reach))
+        box = (left, top, min(width, int(u + reach)), min(height, int(v + reach)))
+        fraction = 1.0 if rng.random() < 0.7 else float(rng.uniform(0, 1)) if rng.random() < 0.8 else 0.0
+        area = int(fraction * max(0, box[2] - box[0]) * max(0, box[3] - box[1]) * 0.7)
+        objects.append(
+            make_object(
+                index,
+                str(rng.choice(categories)),
+                str(rng.choice(colors)),
+                extent=2 * half,
+                position=(x, y, 0.0),
+                box=box if area else (0, 0, 0, 0),
+                area=area,
+                visible_fraction=fraction if area else 0.0,
+                lateral=x,
+                forward=0.8 + y,
+                distance=distance,
+            )
+        )
+    return tuple(objects)
+
+
+def flipped(objects: tuple[SceneObject, ...], width: int) -> tuple[SceneObject, ...]:
+    return tuple(
+        dataclasses.replace(
+            o,
+            box=(width - o.box[2], o.box[1], width - o.box[0], o.box[3]) if o.area else o.box,
+            lateral=-o.lateral,
+        )
+        for o in objects
+    )
+
+
+def samples(count: int, seed: int = 0, kind: str | None = None):
+    """(objects, size, expression) from random scenes, until `count` were said."""
+    rng = np.random.default_rng(seed)
+    said = 0
+    while said < count:
+        size = SIZES[int(rng.integers(len(SIZES)))]
+        objects = random_scene(rng, size)
+        expression = sample_expression(objects, size, rng, kind=kind)
+        if expression is not None:
+            said += 1
+            yield objects, size, expression
+
+
+# --- the listener -----------------------------------------------------------------------------------------
+
+
+class Listener:
+    """Understands an instruction and finds what it means; asserts that the answer is clear by the margins."""
+
+    def __init__(self, objects: tuple[SceneObject, ...], size: tuple[int, int]) -> None:
+        self.seen = [o for o in objects if o.area > 0]
+        self.width, self.height = size
+
+    def x(self, o: SceneObject) -> float:
+        return (o.box[0] + o.box[2]) / 2
+
+    def named(self, noun: str) -> list[SceneObject]:
+        """Everything in sight that '[color] noun' or 'noun that is [color]' covers."""
+        if match := re.fullmatch(rf"(.+) that is ({COLOR})", noun):
+            noun = f"{match[2]} {match[1]}"
+        color, _, rest = noun.partition(" ")
+        if color not in COLORS:
+            color, rest = "", noun
+        assert rest in ANYTHING or rest in CATEGORIES, f"no such noun: {rest!r}"
+        return [o for o in self.seen if color in ("", o.color) and (rest in ANYTHING or o.category == rest)]
+
+    def only(self, group: list[SceneObject]) -> SceneObject:
+        assert len(group) == 1, f"{len(group)} objects match"
+        return group[0]
+
+    def anchor(self, words: str) -> SceneObject:
+        anchor = self.only(self.named(words.removeprefix("the ")))
+        assert anchor.visible_fraction >= 0.45
+        return anchor
+
+    def understand(self, expression: Expression) -> SceneObject:
+        words = REQUEST.match(expression.text)[1]
+        if not expression.kind.startswith("function"):
+            for spoken, category in SYNONYMS.items():
+                words = re.sub(rf"\b{spoken}\b", category, words)
+        return getattr(self, expression.kind)(words)
+
+    def match(self, pattern: str, words: str) -> re.Match:
+        found = re.fullmatch(pattern, words)
+        assert found, f"not understood: {words!r}"
+        return found
+
+    def plain(self, words: str) -> SceneObject:
+        found = self.match(r"(the|an?) (.+)", words)
+        if found[1] != "the":
+            assert found[1] == ("an" if found[2][0] in "aeiou" else "a")
+        return self.only(self.named(found[2]))
+
+    category = attribute = color = plain
+
+    def relation(self, words: str) -> SceneObject:
+        found = self.match(
+            r"the (.+?)(?: that is)? "
+            rf"(?:(?:to |on )?(?:the )?(left|right)(?: side)? of|in (front) of|(behind)) {ANCHOR}",
+            words,
+        )
+        relation = found[2] or found[3] or found[4]
+        anchor = self.anchor(found[5])
+        leads = []
+        for o in self.named(found[1]):
+            if relation in ("left", "right"):
+                lead = (self.x(anchor) - self.x(o)) / (12 * self.width / 256)
+            else:
+                lead = (anchor.forward - o.forward) / 0.04
+            leads.append((lead if relation in ("left", "front") else -lead, o))
+        assert all(abs(lead) >= 1 for lead, _ in leads), "within the margin"
+        return self.only([o for lead, o in leads if lead > 0])
+
+    def nearest(self, words: str) -> SceneObject:
+        found = self.match(
+            rf"the (?:nearest )?(.+?)(?: that is)? (nearest to|closest to|to|next to|beside|by) {ANCHOR}",
+            words,
+        )
+        anchor = self.anchor(found[3])
+        group = [o for o in self.named(found[1]) if o is not anchor]
+        return self.extreme(group, lambda o: math.dist(o.position[:2], anchor.position[:2]), 0.05)
+
+    def extreme(self, group: list[SceneObject], key, margin: float) -> SceneObject:
+        assert len(group) > 1, "nothing to compare with"
+        ranked = sorted(group, key=key)
+        assert key(ranked[1]) - key(ranked[0]) >= margin - 1e-9, "within the margin"
+        return ranked[0]
+
+    def between(self, words: str) -> SceneObject:
+        found = self.match(rf"the (.+?)(?: that is)?(?: in)? between {ANCHOR} and {ANCHOR}", words)
+        a, b = self.anchor(found[2]), self.anchor(found[3])
+        start, end = np.array(a.position[:2]), np.array(b.position[:2])
+        length = np.linalg.norm(end - start)
+        assert length > 0.15
+        inside = []
+        for o in self.named(found[1]):
+            if o is a or o is b:
+                continue
+            offset = np.array(o.position[:2]) - start
+            along = offset @ (end - start) / length**2
+            off = np.linalg.norm(offset - along * (end - start))
+            if 0.1 < along < 0.9 and off < 0.3 * length:
+                assert 0.2 <= along <= 0.8 and off <= 0.0801, "beside rather than between"
+                inside.append(o)
+        return self.only(inside)
+
+    def superlative(self, words: str) -> SceneObject:
+        noun = self.match(
+            r"the (?:leftmost |rightmost |first |left |right "
+            r"|closest |closer |nearer |farthest |farther |most distant )?"
+            r"(.+?)(?: (?:on|from|closest|nearest|farthest|farther) .*| farther away)?",
+            words,
+        )[1]
+        return self.most(words, self.named(noun))
+
+    def most(self, words: str, group: list[SceneObject]) -> SceneObject:
+        pixels = 12 * self.width / 256
+        if re.search("left", words):
+            return self.extreme(group, self.x, pixels)
+        if re.search("right", words):
+            return self.extreme(group, lambda o: -self.x(o), pixels)
+        if re.search("clos|near", words):
+            return self.extreme(group, lambda o: o.distance, 0.035)
+        assert re.search("far|distant", words)
+        return self.extreme(group, lambda o: -o.distance, 0.035)
+
+    def size(self, words: str) -> SceneObject:
+        found = self.match(r"the (larg|bigg?|small|little)(?:er|est|e)? (.+)", words)
+        sign = -1 if found[1] in ("larg", "big", "bigg") else 1
+        group = self.named(found[2])
+        assert len({o.category for o in group}) == 1
+        return self.extreme(group, lambda o: sign * math.log(o.extent), math.log(1.12))
+
+    def function(self, words: str) -> SceneObject:
+        return self.only(self.serving(words))
+
+    def serving(self, words: str) -> list[SceneObject]:
+        for pattern, answers, arguable in FUNCTIONS:
+            if re.search(pattern, words):
+                assert not arguable & {o.category for o in self.seen}, f"people could differ about {words!r}"
+                return [o for o in self.seen if o.category in answers]
+        raise AssertionError(f"not understood: {words!r}")
+
+    def function_modified(self, words: str) -> SceneObject:
+        what, condition = self.match(r"(.+?)(?:,| that is) ((?:not |but not )?[a-z ]+)", words).groups()
+        group = self.serving(what)
+        assert len(group) > 1
+        if negated := re.fullmatch(rf"(?:but )?not (?:the )?({COLOR})(?: one)?", condition):
+            return self.only([o for o in group if o.color != negated[1]])
+        if color := re.fullmatch(rf"(?:the )?({COLOR})(?: one)?", condition):
+            return self.only([o for o in group if o.color == color[1]])
+        return self.most(condition, group)
+
+    def negation(self, words: str) -> SceneObject:
+        thing = rf"(?:the|something) ({COLOR})(?: \w+)? (?:that|which) is not an? (.+)"
+        if found := re.fullmatch(thing, words):
+            return self.only([o for o in self.seen if o.color == found[1] and o.category != found[2]])
+        found = self.match(
+            rf"(?:the other|the|any|an?) ({CATEGORY})"
+            r"(?: that is not| which is not| but not the|, not the| except the| other than the)"
+            rf" ({COLOR})(?: one)?",
+            words,
+        )
+        return self.only([o for o in self.seen if o.category == found[1] and o.color != found[2]])
+
+
+# --- the answer is right ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_listener_finds_the_target_and_no_other(kind: str) -> None:
+    for objects, size, expression in samples(400, seed=1, kind=kind):
+        assert expression.kind == kind
+        found = Listener(objects, size).understand(expression)
+        assert (found.index,) == expression.targets, expression
+        width, height = size
+        assert found.visible_fraction >= 0.45
+        assert found.area >= 70 * width * height / 256**2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mirror_image_swaps_left_and_right_and_nothing_else(kind: str) -> None:
+    swap = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+    for objects, size, expression in samples(150, seed=2, kind=kind):
+        text = re.sub(r"\b(left|right)(most)?\b", lambda match: swap[match[0]], expression.text)
+        mirrored = dataclasses.replace(expression, text=text)
+        assert (Listener(flipped(objects, size[0]), size).understand(mirrored).index,) == expression.targets
+
+
+# --- the reasoning is true --------------------------------------------------------------------------------
+
+OBSERVATION = re.compile(rf"({COLOR}) ({CATEGORY}) \( (\d+) (\d+) \)(?: (\d+) cm)?")
+
+
+def observed(clause: str, objects: tuple[SceneObject, ...], size: tuple[int, int], separator: str):
+    """The objects that a clause names, with the centimeters it states of them."""
+    found = []
+    for item in clause.split(separator):
+        match = OBSERVATION.fullmatch(item)
+        assert match, f"not an observation: {item!r}"
+        color, category, x, y, centimeters = match.groups()
+        fitting = [
+            o
+            for o in objects
+            if (o.color, o.category) == (color, category)
+            and o.area > 0
+            and abs((o.box[0] + o.box[2]) / 2 * 224 / size[0] - int(x)) <= 0.5001
+            and abs((o.box[1] + o.box[3]) / 2 * 224 / size[1] - int(y)) <= 0.5001
+        ]
+        assert fitting, f"no such object: {item!r}"
+        found.append((fitting, None if centimeters is None else int(centimeters)))
+    return found
+
+
+def true_centimeters(kind: str, text: str, o: SceneObject, anchor: SceneObject | None) -> float | None:
+    if kind == "nearest":
+        return 100 * math.dist(o.position[:2], anchor.position[:2])
+    if kind == "size":
+        return 100 * o.extent
+    if kind == "relation" and re.search("front|behind", text):
+        return 100 * o.forward
+    if kind in ("superlative", "function_modified") and re.search(
+        r"clos|near|farther|farthest|distant", text
+    ):
+        return None if re.search("left|right", text) else 100 * o.distance
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_that_the_rationale_states_is_true(kind: str) -> None:
+    for objects, size, expression in samples(300, seed=3, kind=kind):
+        target = next(o for o in objects if (o.index,) == expression.targets)
+        goal, *anchor_clauses, candidates, reason, conclusion = expression.rationale.split(" . ")
+        assert conclusion == expression.conclusion and conclusion.startswith("so the ")
+        assert target in observed(conclusion.removeprefix("so the "), objects, size, " ; ")[0][0]
+        assert goal.startswith("looking for a")
+
+        anchors = [a for clause in anchor_clauses for a in observed(clause, objects, size, " , ")]
+        assert len(anchors) == {"relation": 1, "nearest": 1, "between": 2}.get(kind, 0)
+        anchor = anchors[0][0][0] if anchors else None
+        listed = observed(candidates, objects, size, " ; ")
+        assert 1 <= len(listed) <= 4
+        for same, stated in listed + (anchors if kind == "relation" else []):
+            truths = [true_centimeters(kind, expression.text, o, anchor) for o in same]
+            assert any(
+                stated is None if truth is None else stated is not None and abs(truth - stated) <= 0.5001
+                for truth in truths
+            ), expression
+        xs = [(o.box[0] + o.box[2]) / 2 for (o, *_), _ in listed]
+        assert xs == sorted(xs)
+        assert any(target in same for same, _ in listed)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "superlative", "size", "function_modified", "relation"])
+def test_the_stated_numbers_alone_decide(kind: str) -> None:
+    decided = 0
+    for _, _, expression in samples(300, seed=4, kind=kind):
+        *_, candidates, reason, conclusion = expression.rationale.split(" . ")
+        items = [(m[0], int(m[3]), int(m[5]) if m[5] else None) for m in OBSERVATION.finditer(candidates)]
+        named = conclusion.removeprefix("so the ")
+        if kind == "relation":
+            anchor = OBSERVATION.search(expression.rationale.split(" . ")[1])
+            column = 2 if reason.startswith(("in front", "behind")) else 1
+            border = int(anchor[5] if column == 2 else anchor[3])
+            below = reason.startswith(("in front", "left"))
+            answers = [item[0] for item in items if (item[column] < border) == below]
+        elif found := re.search("(nearest|closest|smallest|leftmost|farthest|largest|rightmost)", reason):
+            column = 1 if found[1].endswith("most") else 2
+            values = [item[column] for item in items]
+            best = min(values) if found[1] in ("nearest", "closest", "smallest", "leftmost") else max(values)
+            answers = [item[0] for item in items if item[column] == best]
+        else:
+            continue
+        decided += 1
+        assert len(answers) == 1 and answers[0].startswith(named), expression
+    assert decided > 100
+
+
+# --- words and numbers ------------------------------------------------------------------------------------
+
+
+def test_only_vocabulary_small_numbers_and_known_punctuation() -> None:
+    allowed = {*vocabulary(), *(str(n) for n in range(256)), *",;.()"}
+    used: Counter[str] = Counter()
+    lengths = []
+    for _, _, expression in samples(12_000, seed=5):
+        text, rationale = TOKEN.findall(expression.text), expression.rationale.split(" ")
+        assert set(text) <= {*vocabulary(), ","}, expression.text
+        assert set(rationale) <= allowed, expression.rationale
+        assert TOKEN.findall(expression.rationale) == rationale
+        used.update(text + rationale)
+        lengths.append(len(rationale))
+    assert np.mean(lengths) <= 45 and max(lengths) <= 75
+    assert set(vocabulary()) <= used.keys(), "words that nobody says"
+
+
+def test_vocabulary_is_small_sorted_and_names_everything() -> None:
+    words = vocabulary()
+    assert list(words) == sorted(set(words))
+    assert {*CATEGORIES, *COLORS} <= set(words)
+    assert len(words) <= 330
+
+
+@pytest.mark.parametrize("extent", [224, 256, 100])
+def test_coordinates_stay_inside_their_extent(extent: int) -> None:
+    rng = np.random.default_rng(6)
+    for box in ((0, 0, 1, 1), (319, 239, 320, 240)):
+        mug = make_object(1, "mug", "red", box=box)
+        expression = sample_expression((mug,), (320, 240), rng, kind="category", coordinate_extent=extent)
+        found = re.fullmatch(r"so the red mug \( (\d+) (\d+) \)", expression.conclusion)
+        x, y = int(found[1]), int(found[2])
+        assert 0 <= x < extent and 0 <= y < extent
+        assert abs(x - (box[0] + 0.5) * extent / 320) <= 1 and abs(y - (box[1] + 0.5) * extent / 240) <= 1
+
+
+# --- chance -----------------------------------------------------------------------------------------------
+
+
+def test_the_same_state_of_chance_says_the_same() -> None:
+    objects = random_scene(np.random.default_rng(7), (320, 240))
+    first = [sample_expression(objects, (320, 240), np.random.default_rng(s)) for s in range(50)]
+    again = [sample_expression(objects, (320, 240), np.random.default_rng(s)) for s in range(50)]
+    assert first == again and len(set(first)) > 20
+
+
+def test_every_kind_is_said_about_evenly_where_the_scene_permits_all() -> None:
+    def placed(index: int, category: str, color: str, x: float, y: float, extent: float) -> SceneObject:
+        left = 120 + round(300 * x)
+        place = {"position": (x, y, 0.0), "lateral": x, "forward": 0.8 + y, "distance": 0.9 + y + abs(x) / 2}
+        return make_object(index, category, color, box=(left, 70, left + 30, 100), extent=extent, **place)
+
+    objects = (
+        placed(1, "mug", "red", -0.3, 0.1, 0.09),
+        placed(2, "mug", "blue", 0.3, 0.0, 0.12),
+        placed(3, "plate", "white", -0.2, 0.0, 0.2),
+        placed(4, "hammer", "green", 0.0, 0.0, 0.3),
+        placed(5, "apple", "red", 0.2, 0.0, 0.07),
+    )
+    rng = np.random.default_rng(8)
+    counts = Counter(sample_expression(objects, (256, 256), rng).kind for _ in range(3000))
+    assert set(counts) == set(KINDS)
+    assert max(counts.values()) <= 2.5 * min(counts.values())
+
+
+def test_rare_kinds_are_found_in_ordinary_scenes() -> None:
+    rng = np.random.default_rng(9)
+    counts = Counter(expression.kind for _, _, expression in samples(3000, seed=9))
+    assert all(counts[kind] > 90 for kind in KINDS), counts
+    assert set(SIMPLE_KINDS) < set(KINDS)
+    assert sample_expression(random_scene(rng, (256, 256)), (256, 256), rng) is not None
+
+
+# --- what must not be said --------------------------------------------------------------------------------
+
+
+def said(objects: tuple[SceneObject, ...], kind: str, tries: int = 60) -> list[Expression]:
+    rng = np.random.default_rng(10)
+    found = (sample_expression(objects, (256, 256), rng, kind=kind) for _ in range(tries))
+    return [expression for expression in found if expression is not None]
+
+
+def test_two_equal_red_mugs_have_no_name() -> None:
+    twins = (
+        make_object(1, "mug", "red", box=(40, 40, 80, 80)),
+        make_object(2, "mug", "red", box=(45, 45, 85, 85)),
+    )
+    for kind in KINDS:
+        assert said(twins, kind) == []
+    assert sample_expression(twins, (256, 256), np.random.default_rng(0)) is None
+
+
+def test_a_sliver_of_a_second_mug_makes_the_first_ambiguous() -> None:
+    mug = make_object(1, "mug", "red")
+    assert said((mug,), "category")
+    sliver = make_object(2, "mug", "blue", box=(0, 0, 2, 2), area=3, visible_fraction=0.01)
+    assert not said((mug, sliver), "category")
+    hidden = dataclasses.replace(sliver, box=(0, 0, 0, 0), area=0, visible_fraction=0.0)
+    assert said((mug, hidden), "category")
+
+
+@pytest.mark.parametrize("change", [{"area": 60}, {"visible_fraction": 0.4}])
+def test_what_is_hardly_visible_is_not_asked_for(change: dict) -> None:
+    assert not any(said((make_object(1, "mug", "red", **change),), kind) for kind in KINDS)
+
+
+def test_the_area_that_counts_as_visible_grows_with_the_image() -> None:
+    mug = make_object(1, "mug", "red", area=100)
+    rng = np.random.default_rng(0)
+    assert sample_expression((mug,), (256, 256), rng, kind="category")
+    assert sample_expression((mug,), (640, 480), rng, kind="category") is None
+
+
+def test_sizes_that_read_the_same_in_centimeters_are_not_compared() -> None:
+    small, large = make_object(1, "cube", "red", extent=0.0355), make_object(2, "cube", "blue", extent=0.0445)
+    assert not said((small, large), "size")
+    assert said((small, dataclasses.replace(large, extent=0.0455)), "size")
+
+
+def test_a_bottle_beside_the_mug_spoils_something_to_drink_from_but_not_coffee() -> None:
+    mug, bottle = make_object(1, "mug", "red"), make_object(2, "bottle", "blue")
+    texts = [e.text for e in said((mug, bottle), "function", tries=200) if e.targets == (1,)]
+    assert texts and all(re.search("coffee|tea", text) for text in texts)
+    alone = [e.text for e in said((mug,), "function", tries=200)]
+    assert any("something i could drink from" in text for text in alone)
+
+
+def test_numbers_beyond_255_centimeters_are_not_said() -> None:
+    near, far = make_object(1, "mug", "red"), make_object(2, "mug", "blue", distance=3.0)
+    assert all("cm" not in e.rationale for e in said((near, far), "superlative"))
+
+
+# --- arguments --------------------------------------------------------------------------------------------
+
+
+def test_bad_arguments_are_named() -> None:
+    mug, rng = make_object(1, "mug", "red"), np.random.default_rng(0)
+    with pytest.raises(ValueError, match="'riddle'.*category, attribute"):
+        sample_expression((mug,), (256, 256), rng, kind="riddle")
+    with pytest.raises(ValueError, match="image size"):
+        sample_expression((mug,), (0, 256), rng)
+    with pytest.raises(ValueError, match="coordinate_extent is 500"):
+        sample_expression((mug,), (256, 256), rng, coordinate_extent=500)
+
+
+def test_an_empty_table_leaves_nothing_to_say() -> None:
+    assert sample_expression((), (256, 256), np.random.default_rng(0)) is None
