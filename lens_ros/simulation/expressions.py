@@ -277,6 +277,9 @@ def _write(kind: str, draft: _Draft, view: _View, rng: np.random.Generator) -> E
     conclusion = phrases.CONCLUSION.format(color=target.color, category=target.category, x=x, y=y)
     rationale = f"{' '.join(parts)} . {draft.reason} . {conclusion}"
     text = draft.phrase if draft.sentence else _request(draft.phrase, rng)
+    for color, spelling in phrases.COLOR_SPELLINGS.items():
+        if color in text and rng.random() < 0.25:
+            text = text.replace(color, spelling)
     return Expression(kind, text, rationale, conclusion, (target.index,))
 
 
@@ -305,7 +308,10 @@ def _request(phrase: str, rng: np.random.Generator) -> str:
         sentence = _choice(phrases.IMPERATIVES, rng)
         polite: tuple[str, ...] = phrases.POLITE_IMPERATIVES
     else:
-        sentence, polite = _choice(phrases.STATEMENTS, rng), phrases.POLITE_STATEMENTS
+        statements: tuple[str, ...] = phrases.STATEMENTS
+        if phrase.startswith("the "):
+            statements += phrases.DEFINITE_QUESTIONS
+        sentence, polite = _choice(statements, rng), phrases.POLITE_STATEMENTS
     if rng.random() < 0.12:
         sentence = _choice(polite, rng).format(sentence)
     return sentence.format(phrase)
@@ -342,7 +348,7 @@ def _attribute(view: _View, rng: np.random.Generator) -> _Draft | None:
                 options.append((target, group))
     # A color that decides teaches more than one that only describes.
     deciding = [option for option in options if len(option[1]) > 1]
-    if deciding and rng.random() < 0.6:
+    if deciding and rng.random() < 0.75:
         options = deciding
     if not options:
         return None
@@ -372,14 +378,11 @@ def _color(view: _View, rng: np.random.Generator) -> _Draft | None:
 
 def _relation(view: _View, rng: np.random.Generator) -> _Draft | None:
     anchors = view.anchor_names(rng)
-    redundant_welcome = rng.random() < 0.25
-    groups = _shuffled(_relation_groups(view, rng), rng)
-    # Prefer groups of several, where the relation decides.
-    groups.sort(key=lambda group: (len(group[1]) == 1) != redundant_welcome)
-    for noun, group in groups:
+    for color, noun, members in _relation_groups(view, rng):
         for anchor, name in anchors:
-            if any(o.category == anchor.category for o in group):
+            if anchor.category == noun:
                 continue
+            group = [o for o in members if o is not anchor]
             for relation in _shuffled(phrases.RELATIONS, rng):
                 target = _related(view, group, anchor, relation)
                 if target is None:
@@ -387,14 +390,17 @@ def _relation(view: _View, rng: np.random.Generator) -> _Draft | None:
                 in_depth = relation in ("front", "behind")
                 if in_depth and not all(_sayable(o.forward) for o in (anchor, *group)):
                     continue
-                spoken = f"{noun} {_noun(target.category, rng)}" if noun else _noun(target.category, rng)
+                of_any_category = noun in phrases.ANY_OBJECT
+                spoken = _choice(phrases.ANY_OBJECT, rng) if of_any_category else _noun(noun, rng)
                 phrase = _choice(phrases.RELATION_FORMS, rng).format(
-                    noun=spoken, relation=_choice(phrases.RELATIONS[relation], rng), anchor=name
+                    noun=f"{color} {spoken}".strip(),
+                    relation=_choice(phrases.RELATIONS[relation], rng),
+                    anchor=name,
                 )
                 return _Draft(
                     phrase,
                     target,
-                    phrases.an(f"{noun} {target.category}" if noun else target.category),
+                    phrases.an(f"{color} {noun}".strip()),
                     phrases.REASONS[relation].format(anchor=name),
                     group,
                     anchors=[anchor],
@@ -404,22 +410,33 @@ def _relation(view: _View, rng: np.random.Generator) -> _Draft | None:
     return None
 
 
-def _relation_groups(view: _View, rng: np.random.Generator) -> list[tuple[str, list[SceneObject]]]:
-    """Objects that one noun covers: all of a category (""), or those of one color in it (the color)."""
-    groups: list[tuple[str, list[SceneObject]]] = []
-    for group in view.by_category().values():
-        colors = {o.color for o in group}
+def _relation_groups(view: _View, rng: np.random.Generator) -> list[tuple[str, str, list[SceneObject]]]:
+    """What a relation can pick from, in random order: (color or "", noun, the objects these words cover).
+
+    Mostly groups of several come first, so that the relation decides, then everything in sight ("object").
+    """
+    groups: list[tuple[str, str, list[SceneObject]]] = []
+    for category, group in view.by_category().items():
         if rng.random() < 0.25:
-            groups.extend((color, [o for o in group if o.color == color]) for color in sorted(colors))
+            for color in sorted({o.color for o in group}):
+                groups.append((color, category, [o for o in group if o.color == color]))
         else:
-            groups.append(("", group))
-    return groups
+            groups.append(("", category, group))
+    groups = _shuffled(groups, rng)
+    if rng.random() < 0.15:
+        return groups
+    several = [group for group in groups if len(group[2]) > 1]
+    single = [group for group in groups if len(group[2]) == 1]
+    everything = ("", phrases.ANY_OBJECT[0], list(view.seen))
+    return [*several, everything, *single] if rng.random() < 0.6 else [*several, *single, everything]
 
 
 def _related(
     view: _View, group: Sequence[SceneObject], anchor: SceneObject, relation: str
 ) -> SceneObject | None:
     """The group's only member that stands in the relation, the others clearly on the other side."""
+    if not group:
+        return None
     if relation in ("left", "right"):
         sign = 1 if relation == "left" else -1
         leads = [sign * (view.x(anchor) - view.x(o)) for o in group]

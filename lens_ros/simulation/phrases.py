@@ -21,6 +21,7 @@ IMPERATIVES = (
     "grab {}",
     "take {}",
     "get {}",
+    "fetch {}",
     "hand me {}",
     "give me {}",
     "bring me {}",
@@ -29,6 +30,9 @@ IMPERATIVES = (
     "segment {}",
     "mark {}",
     "select {}",
+    "choose {}",
+    "detect {}",
+    "highlight {}",
     "locate {}",
     "point to {}",
     "point at {}",
@@ -43,13 +47,23 @@ STATEMENTS = (
     "i am looking for {}",
     "where is {}",
     "do you see {}",
+    "can you see {}",
 )
+DEFINITE_QUESTIONS = ("which one is {}",)  # of "the ..." only
 POLITE_IMPERATIVES = ("please {}", "can you {}", "could you {}", "{} please")
 POLITE_STATEMENTS = ("{} please",)
 
 # --- nouns ------------------------------------------------------------------------------------------------
 
-SYNONYMS = {"can": ("tin",), "marker": ("felt pen",), "box": ("carton",), "cube": ("toy block",)}
+SYNONYMS = {
+    "mug": ("coffee mug",),
+    "bottle": ("water bottle",),
+    "can": ("tin", "soda can"),
+    "box": ("carton",),
+    "marker": ("felt pen", "pen"),
+    "cube": ("block", "toy block"),
+}
+COLOR_SPELLINGS = {"gray": "grey"}
 ANY_OBJECT = ("object", "thing", "item")
 DEFINITE = ("the {}",)
 INDEFINITE = ("a {}", "an {}")
@@ -174,7 +188,7 @@ AFFORDANCES = (
     ),
     Affordance(
         ("mug", "cup"),
-        "for coffee",
+        "for coffee or tea",
         (
             "something to drink coffee from",
             "something i can drink tea from",
@@ -413,8 +427,8 @@ REASONS = {
 
 _TABLES = (
     tuple(CATEGORIES), tuple(COLORS),
-    IMPERATIVES, STATEMENTS, POLITE_IMPERATIVES, POLITE_STATEMENTS,
-    SYNONYMS, ANY_OBJECT, DEFINITE, INDEFINITE, COLORED_NOUNS,
+    IMPERATIVES, STATEMENTS, DEFINITE_QUESTIONS, POLITE_IMPERATIVES, POLITE_STATEMENTS,
+    SYNONYMS, COLOR_SPELLINGS, ANY_OBJECT, DEFINITE, INDEFINITE, COLORED_NOUNS,
     RELATIONS, RELATION_FORMS, NEAREST, NEXT_TO, BETWEEN,
     tuple(SUPERLATIVES), SUPERLATIVES, COMPARATIVES, NOT_COLOR, NOT_COLOR_OF_TWO, NOT_CATEGORY,
     AFFORDANCES, FUNCTION_MODIFIERS,
