@@ -50,6 +50,8 @@ SIDE_MARGIN = 12.0  # pixels, left and right, in an image 256 pixels wide
 DEPTH_MARGIN = 0.04  # meters, in front and behind
 NEAREST_MARGIN = 0.05  # meters between the nearest and the next
 NEXT_TO_DISTANCE = 0.2  # meters, the farthest that is still "next to"
+NEXT_TO_RATIO = 1.6  # how much farther the second nearest is, so that it is not "next to" as well
+PREVAILING = 0.7  # how far along a relation's direction, over how far across it, an answer must lie
 DISTANCE_MARGIN = 0.035  # meters, closest and farthest
 SIZE_MARGIN = 0.12  # of the smaller extent
 MIN_JUDGED_FRACTION = 0.3  # visible fraction below which nobody can judge a size
@@ -453,7 +455,7 @@ def _related(
         across = abs(view.center[anchor.index][1] - view.center[target.index][1])
     else:
         across = abs(anchor.lateral - target.lateral)
-    return target if lead >= 0.6 * across else None
+    return target if lead >= PREVAILING * across else None
 
 
 def _nearest(view: _View, rng: np.random.Generator) -> _Draft | None:
@@ -477,7 +479,8 @@ def _nearest(view: _View, rng: np.random.Generator) -> _Draft | None:
             if gap < NEAREST_MARGIN or not view.is_clear(ranked[0]) or not _sayable(to_anchor(ranked[-1])):
                 continue
             forms: tuple[str, ...] = phrases.NEAREST
-            if to_anchor(ranked[0]) <= NEXT_TO_DISTANCE:
+            first, second = to_anchor(ranked[0]), to_anchor(ranked[1])
+            if first <= NEXT_TO_DISTANCE and second >= NEXT_TO_RATIO * first:
                 forms += phrases.NEXT_TO
             spoken = _choice(phrases.ANY_OBJECT, rng) if of_any_category else _noun(noun, rng)
             return _Draft(

@@ -228,6 +228,9 @@ class Listener:
         )
         anchor = self.anchor(found[3])
         group = [o for o in self.named(found[1]) if o is not anchor]
+        distances = sorted(math.dist(o.position[:2], anchor.position[:2]) for o in group)
+        if found[2] in ("next to", "beside", "by"):
+            assert distances[0] <= 0.2 and distances[1] >= 1.5 * distances[0], "both are next to it, or none"
         return self.extreme(group, lambda o: math.dist(o.position[:2], anchor.position[:2]), 0.05)
 
     def extreme(self, group: list[SceneObject], key, margin: float) -> SceneObject:
