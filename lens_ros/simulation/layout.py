@@ -32,7 +32,8 @@ _PLACEMENT_TRIES = 60
 class Pool:
     """Shapes, textures and the image size that the 64 scenes of a block share.
 
-    textures: (N, S, S, 3) uint8. texture_repeat: (N,) repetitions over a surface. image_size: (width, height).
+    textures: (N, S, S, 3) uint8. texture_repeat: (N,) repetitions over a surface.
+    image_size: (width, height).
     """
 
     categories: tuple[str, ...]
@@ -97,7 +98,7 @@ def sample_layout(
     """
     fewest, most = count
     if not 1 <= fewest <= most <= len(pool.shapes):
-        raise ValueError(f"count={count}: expected 1 <= fewest <= most <= {len(pool.shapes)} (the pool's size)")
+        raise ValueError(f"count={count}: expected 1 <= fewest <= most <= {len(pool.shapes)} (the pool)")
     rng = np.random.default_rng([seed, index])
     camera, target, distance = _sample_camera(rng)
     lighting = _sample_lighting(rng)
@@ -128,7 +129,9 @@ def _sample_camera(rng: np.random.Generator) -> tuple[Camera, np.ndarray, float]
 def _sample_lighting(rng: np.random.Generator) -> Lighting:
     """Splits a capped exposure over the lights, so that no white table clips."""
     exposure = rng.uniform(0.8, 1.15)
-    shares = np.array([rng.uniform(0.3, 0.5), rng.uniform(0.35, 0.6), rng.uniform(0, 0.2), rng.uniform(0.05, 0.15)])
+    shares = np.array(
+        [rng.uniform(0.3, 0.5), rng.uniform(0.35, 0.6), rng.uniform(0, 0.2), rng.uniform(0.05, 0.15)]
+    )
     ambient, key, fill, headlight = exposure * shares / shares.sum()
     position = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8), rng.uniform(1.1, 1.7)])
     incidence = position[2] / np.linalg.norm(position)

@@ -25,7 +25,9 @@ class Surface:
     faces: np.ndarray
     hulls: tuple[np.ndarray, ...]
 
-    def transformed(self, scale: float | Sequence[float] = 1.0, offset: Sequence[float] = (0, 0, 0)) -> Surface:
+    def transformed(
+        self, scale: float | Sequence[float] = 1.0, offset: Sequence[float] = (0, 0, 0)
+    ) -> Surface:
         """The surface scaled (per axis or as a whole), then shifted by `offset` metres."""
         factor, shift = np.asarray(scale, float), np.asarray(offset, float)
         hulls = tuple(hull * factor + shift for hull in self.hulls)
@@ -81,8 +83,12 @@ def lathe(profile: Sequence[tuple[float, float]] | np.ndarray, sides: int = 28) 
     return _tube(rings)
 
 
-def sweep(path: Sequence | np.ndarray, radius: float | Sequence[float] | np.ndarray, sides: int = 12,
-          flatness: float = 1.0) -> Surface:
+def sweep(
+    path: Sequence | np.ndarray,
+    radius: float | Sequence[float] | np.ndarray,
+    sides: int = 12,
+    flatness: float = 1.0,
+) -> Surface:
     """Tube along `path` (N, 3) with a radius per point; `flatness` scales the section's second axis."""
     centers = np.asarray(path, float)
     radii = np.broadcast_to(np.asarray(radius, float), (len(centers),))
@@ -114,7 +120,9 @@ def box(x: float, y: float, z: float, center_z: float | None = None) -> Surface:
     return Surface(corners[faces.ravel()], np.arange(36).reshape(-1, 3), (corners,))
 
 
-def ellipsoid(rx: float, ry: float, rz: float, center: Sequence[float] = (0, 0, 0), sides: int = 24) -> Surface:
+def ellipsoid(
+    rx: float, ry: float, rz: float, center: Sequence[float] = (0, 0, 0), sides: int = 24
+) -> Surface:
     """Ellipsoid with the given half axes."""
     latitude = np.linspace(-np.pi / 2, np.pi / 2, 13)
     profile = np.stack([np.cos(latitude), np.sin(latitude)], 1)
@@ -189,7 +197,9 @@ def _bowl(rng: np.random.Generator) -> list[Part]:
     radius = 0.068 * rng.uniform(0.9, 1.2)
     height, wall, angles = radius * rng.uniform(0.48, 0.65), 0.004, np.linspace(0.12, np.pi / 2, 8)
     outer = [(radius * np.sin(a) ** 0.8, height * (1 - np.cos(a))) for a in angles]
-    inner = [((radius - wall) * np.sin(a) ** 0.8, wall + (height - wall) * (1 - np.cos(a))) for a in angles[::-1]]
+    inner = [
+        ((radius - wall) * np.sin(a) ** 0.8, wall + (height - wall) * (1 - np.cos(a))) for a in angles[::-1]
+    ]
     return [Part(lathe([(0, 0), (outer[0][0], 0), *outer[1:], *inner, (0, wall)]), "main")]
 
 
@@ -257,7 +267,9 @@ def _apple(rng: np.random.Generator) -> list[Part]:
     t = np.linspace(-np.pi / 2, np.pi / 2, 13)
     radii = r * np.cos(t) * (1 + 0.12 * np.sin(t))
     radii[[0, -1]] = 0
-    heights = 0.92 * r * np.sin(t) + 0.9 * r - 0.16 * r * np.exp(-((np.cos(t) / 0.35) ** 2)) * np.sign(np.sin(t))
+    heights = (
+        0.92 * r * np.sin(t) + 0.9 * r - 0.16 * r * np.exp(-((np.cos(t) / 0.35) ** 2)) * np.sign(np.sin(t))
+    )
     profile = np.stack([radii, heights - heights.min()], 1)
     stem = sweep([[0, 0, 1.5 * r], [0.002, 0, 1.8 * r], [0.006, 0, 2.15 * r]], 0.0028, 6)
     return [Part(lathe(profile, 24), "main"), Part(stem, "stem")]
@@ -272,7 +284,11 @@ def _spoon(rng: np.random.Generator) -> list[Part]:
 
 
 def _screwdriver(rng: np.random.Generator) -> list[Part]:
-    shaft, grip, radius = 0.095 * rng.uniform(0.85, 1.2), 0.085 * rng.uniform(0.9, 1.1), 0.0145 * rng.uniform(0.9, 1.2)
+    shaft, grip, radius = (
+        0.095 * rng.uniform(0.85, 1.2),
+        0.085 * rng.uniform(0.9, 1.1),
+        0.0145 * rng.uniform(0.9, 1.2),
+    )
     x = np.linspace(0, grip, 7)
     handle = np.stack([x - grip, 0 * x, 0 * x + radius], 1)
     grip_radii = radius * np.array([0.75, 1, 0.95, 0.85, 0.95, 1, 0.6])
@@ -294,7 +310,9 @@ def _marker(rng: np.random.Generator) -> list[Part]:
     length, r = 0.12 * rng.uniform(0.92, 1.15), 0.0095 * rng.uniform(0.9, 1.15)
     barrel = sweep([[-0.46 * length, 0, r], [0.05 * length, 0, r]], r, 12)
     cap = sweep(
-        [[0.03 * length, 0, r], [0.4 * length, 0, r], [0.5 * length, 0, r]], r * np.array([1.12, 1.1, 0.6]), 12
+        [[0.03 * length, 0, r], [0.4 * length, 0, r], [0.5 * length, 0, r]],
+        r * np.array([1.12, 1.1, 0.6]),
+        12,
     )
     plug = sweep([[-0.5 * length, 0, r], [-0.44 * length, 0, r]], r * 1.02, 12)
     return [Part(barrel, "light"), Part(cap, "main"), Part(plug, "main")]

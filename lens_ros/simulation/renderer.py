@@ -85,12 +85,14 @@ class TabletopSimulator:
 
     def close(self) -> None:
         """Frees the OpenGL context; the simulator cannot be used afterwards."""
+        if self._graphics is None:
+            return
+        self._graphics.make_current()
         if self._pool_renderer is not None:
             self._pool_renderer.close()
             self._pool_renderer = None
-        if self._graphics is not None:
-            self._graphics.free()
-            self._graphics = None
+        self._graphics.free()
+        self._graphics = None
 
     def layout(
         self, seed: int, index: int, *, count: tuple[int, int] = (3, 9), held_out_pairs: bool = False
@@ -112,10 +114,12 @@ class TabletopSimulator:
     ) -> Frame:
         """Renders scene `index` of `seed`.
 
-        count: fewest and most objects (10..13 makes a crowded table). held_out_pairs: also draw the
-        (category, color) pairs of catalog.HELD_OUT_PAIRS. camera, size (width, height): look at the same scene
-        from elsewhere or at another resolution; by default the scene's own camera and the size of its block.
-        depth: False leaves Frame.depth empty and saves a little time. Raises ValueError for a bad count or index.
+        count: fewest and most objects; 10..13 makes a crowded table.
+        held_out_pairs: also draw the (category, color) pairs of catalog.HELD_OUT_PAIRS.
+        camera, size (width, height): look at the same scene from elsewhere or at another resolution; by
+        default the scene's own camera and the size of its block.
+        depth: False leaves Frame.depth empty and saves a little time.
+        Raises ValueError for a bad count or index.
         """
         layout = self.layout(seed, index, count=count, held_out_pairs=held_out_pairs)
         return self.render(seed, index, layout, camera=camera, size=size, depth=depth)
@@ -143,11 +147,11 @@ class TabletopSimulator:
             raise RuntimeError("the simulator is closed: make a new TabletopSimulator")
         if index < 0 or seed < 0:
             raise ValueError(f"seed={seed}, index={index}: expected both to be 0 or more")
+        self._graphics.make_current()  # another simulator may have drawn since
         block = (seed, index // SCENES_PER_BLOCK)
         if self._block != block or self._pool_renderer is None:
             if self._pool_renderer is not None:
                 self._pool_renderer.close()
-            self._graphics.make_current()
             self._pool_renderer = _PoolRenderer(self._mujoco, sample_pool(*block))
             self._block = block
         return self._pool_renderer
@@ -263,7 +267,13 @@ def _compile(mujoco: Any, pool: Pool) -> tuple[Any, list[list[int]]]:
     )
     table_x, table_y = TABLE_HALF_SIZE
     stage = _STAGE.format(
-        near=_NEAR, far=_FAR, width=width, height=height, table_x=table_x, table_y=table_y, materials=materials
+        near=_NEAR,
+        far=_FAR,
+        width=width,
+        height=height,
+        table_x=table_x,
+        table_y=table_y,
+        materials=materials,
     )
     spec = mujoco.MjSpec.from_string(stage)
     geoms, next_geom = [], len(SURFACES)
@@ -322,7 +332,7 @@ def _import_mujoco() -> Any:
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
     try:
-        import mujoco
+        import mujoco  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise SimulatorUnavailable(
             f"the simulator needs the Python package '{error.name}': pip install 'lens_ros[simulation]'"
@@ -345,6 +355,6 @@ def _no_opengl(error: Exception) -> SimulatorUnavailable:
     backend = os.environ.get("MUJOCO_GL", "")
     reason = " ".join(str(error).split()) or type(error).__name__
     return SimulatorUnavailable(
-        f"no off-screen OpenGL with MUJOCO_GL={backend!r} ({reason}): install libegl1 libegl-mesa0 libgl1-mesa-dri "
-        "libgles2 and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa"
+        f"no off-screen OpenGL with MUJOCO_GL={backend!r} ({reason}): install libegl1 libegl-mesa0 "
+        "libgl1-mesa-dri libgles2 and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa"
     )

@@ -63,14 +63,19 @@ class Frame:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera. pose: (4, 4) world_from_camera, optical frame. fovy: vertical field of view, degrees."""
+    """A pinhole camera.
+
+    pose: (4, 4) world_from_camera, optical frame. fovy: vertical field of view, degrees.
+    """
 
     pose: np.ndarray
     fovy: float
 
     @classmethod
-    def looking_at(cls, eye: Sequence[float], target: Sequence[float], fovy: float) -> Camera:
-        """Camera at `eye` whose axis passes through `target`, horizon level. Raises ValueError if vertical."""
+    def looking_at(
+        cls, eye: Sequence[float] | np.ndarray, target: Sequence[float] | np.ndarray, fovy: float
+    ) -> Camera:
+        """Camera at `eye` whose axis passes through `target`, horizon level; ValueError if vertical."""
         position = np.asarray(eye, float)
         forward = np.asarray(target, float) - position
         right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -99,7 +104,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Placement:
-    """An object put on the table: which shape of the pool, its color name and albedo, where and how turned."""
+    """An object put on the table: which shape of the pool, its color and albedo, where and how turned."""
 
     pool_index: int
     category: str

@@ -3,8 +3,8 @@
 python -m training.data.tabletop --seed 1 --scenes 12288 --workers 2 --out data/tabletop
 
 A shard is one block of 64 scenes of one image size: OUT/<seed>-<block>/ with rgb.npy (n, H, W, 3) uint8,
-instances.npy (n, H, W) uint8 and objects.json (n lists of SceneObject fields). A shard appears under its final
-name when it is complete; a run that was interrupted renders only what is missing.
+instances.npy (n, H, W) uint8 and objects.json (n lists of SceneObject fields). A shard appears under its
+final name when it is complete; a run that was interrupted renders only what is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lens_ros.simulation.layout import SCENES_PER_BLOCK
 from lens_ros.simulation.renderer import SimulatorUnavailable, TabletopSimulator
@@ -44,14 +44,15 @@ class Job:
 
 
 class TabletopShards:
-    """All scenes of the shards below a folder, in the order of shard names. Images stay on disk until read."""
+    """All scenes of the shards below a folder, by shard name. Images stay on disk until read."""
 
     def __init__(self, directory: str | Path) -> None:
         """Raises FileNotFoundError when `directory` holds no finished shard."""
         folders = sorted(path.parent for path in Path(directory).glob("[0-9]*/objects.json"))
         if not folders:
             raise FileNotFoundError(
-                f"no finished shards in {directory}: render some with python -m training.data.tabletop --out {directory}"
+                f"no finished shards in {directory}: "
+                f"render some with python -m training.data.tabletop --out {directory}"
             )
         self._rgb = [np.load(folder / "rgb.npy", mmap_mode="r") for folder in folders]
         self._instances = [np.load(folder / "instances.npy", mmap_mode="r") for folder in folders]
@@ -65,7 +66,7 @@ class TabletopShards:
         return int(self._starts[-1])
 
     def scene(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[SceneObject, ...]]:
-        """rgb (H, W, 3) uint8, instances (H, W) uint8 (both read-only maps) and the objects of scene `index`."""
+        """rgb (H, W, 3) uint8, instances (H, W) uint8 (read-only maps) and the objects of scene `index`."""
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -73,7 +74,9 @@ class TabletopShards:
         return self._rgb[shard][local], self._instances[shard][local], self._objects[shard][local]
 
 
-def render_shards(jobs: Iterable[Job], *, workers: int = 1, progress: Callable[[int], object] | None = None) -> int:
+def render_shards(
+    jobs: Iterable[Job], *, workers: int = 1, progress: Callable[[int], object] | None = None
+) -> int:
     """Renders the jobs whose shard is missing and returns the number of scenes rendered.
 
     progress: called with the scenes of each finished shard. Raises SimulatorUnavailable without OpenGL.
@@ -105,7 +108,9 @@ def plan(
     """Jobs for the first `scenes` scenes of `seed`; the last block may be a partial one."""
     starts = range(0, scenes, SCENES_PER_BLOCK)
     return [
-        Job(seed, start // SCENES_PER_BLOCK, min(SCENES_PER_BLOCK, scenes - start), count, held_out_pairs, out)
+        Job(
+            seed, start // SCENES_PER_BLOCK, min(SCENES_PER_BLOCK, scenes - start), count, held_out_pairs, out
+        )
         for start in starts
     ]
 
