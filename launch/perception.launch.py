@@ -1,0 +1,115 @@
+"""The node `perception`, brought up to active.
+
+ros2 launch lens_ros perception.launch.py image_topic:=/camera/color/image_raw
+ros2 launch lens_ros perception.launch.py --show-args
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
+from lifecycle_msgs.msg import Transition
+
+SHARE = Path(get_package_share_directory("lens_ros"))
+# Where an argument is also a parameter, empty means: as in params_file.
+ARGUMENTS = {
+    "namespace": ("", "Namespace of the node and of its relative topics"),
+    "params_file": (
+        str(SHARE / "config" / "perception.yaml"),
+        "Parameters; the default file explains them all",
+    ),
+    "model": ("", "Name of a model that ships with lens_ros, or path of a checkpoint folder"),
+    "device": ("", "Where the model runs: cpu, cuda, cuda:1"),
+    "image_topic": ("image", "Color images (with image_transport:=compressed, the name without /compressed)"),
+    "image_transport": ("", "raw or compressed"),
+    "instruction_topic": ("instruction", "Instructions, std_msgs/String"),
+    "instruction": ("", "Instruction to follow from the beginning"),
+    "autostart": (
+        "true",
+        "Configure and activate the node at once; false leaves that to a lifecycle manager",
+    ),
+    "fastdds_profile": (
+        str(SHARE / "config" / "fastdds.xml"),
+        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",
+    ),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "use_sim_time": ("false", "Take the time from /clock"),
+}
+PARAMETERS = ("model", "device", "image_transport", "instruction")
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declares every argument at top level, then starts the node."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The node and, with autostart, its way to active."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    node = LifecycleNode(
+        package="lens_ros",
+        executable="perception_node",
+        name="perception",
+        namespace=given["namespace"],
+        parameters=[
+            ParameterFile(given["params_file"]),
+            # Texts stay texts: an instruction `yes` is no boolean.
+            {name: ParameterValue(given[name], value_type=str) for name in PARAMETERS if given[name]},
+            {"use_sim_time": is_true(given["use_sim_time"])},
+        ],
+        remappings=[("image", given["image_topic"]), ("instruction", given["instruction_topic"])],
+        ros_arguments=["--log-level", f"perception:={given['log_level']}"],
+        output="screen",
+        emulate_tty=True,
+    )
+    environment = fastdds(given["fastdds_profile"])
+    if not is_true(given["autostart"]):
+        return [*environment, node]
+    # Activated when configuring has ended: to ask for both at once is a race.
+    activate = RegisterEventHandler(
+        OnStateTransition(
+            target_lifecycle_node=node,
+            start_state="configuring",
+            goal_state="inactive",
+            entities=[change(node, Transition.TRANSITION_ACTIVATE)],
+        )
+    )
+    return [*environment, activate, node, change(node, Transition.TRANSITION_CONFIGURE)]
+
+
+def is_true(text: str) -> bool:
+    """What people write for true."""
+    return text.strip().lower() in ("true", "1", "yes", "on")
+
+
+def change(node: LifecycleNode, transition: int) -> EmitEvent:
+    """Asks the node for a lifecycle transition."""
+    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+
+def fastdds(profile: str) -> list[LaunchDescriptionEntity]:
+    """Sets the Fast DDS profile, under the name that this distribution reads."""
+    if not profile:
+        return []
+    older = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
+    return [SetEnvironmentVariable(f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE", profile)]

@@ -1,0 +1,217 @@
+"""The node `camera`: plays a recording or a folder of pictures as if a camera were there.
+
+Published, RELIABLE (so that every subscriber matches), each form only while someone subscribes to it:
+- `image`, sensor_msgs/Image: rgb8, or as recorded where the recording is not compressed
+- `image/compressed`, sensor_msgs/CompressedImage: as recorded, else JPEG
+- `depth`, sensor_msgs/Image: 16UC1 millimetres or 32FC1 metres, as recorded
+- `camera_info`, sensor_msgs/CameraInfo: as recorded
+
+Messages that were recorded with one stamp keep one stamp. Best-effort subscribers get images above 0.5 MB
+only if this process uses the Fast DDS profile in config/ (FASTDDS_DEFAULT_PROFILES_FILE); the launch files
+see to it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from lens_ros.nodes import conversions, parameters
+from lens_ros.nodes.conversions import ConversionError
+from lens_ros.nodes.parameters import CameraParameters, ParameterError
+from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
+from lens_ros.nodes.throttle import Throttle
+
+LATEST = (
+    0.5  # seconds behind its time from which on playing goes on from now instead of catching up in a burst
+)
+
+
+class CameraNode(Node):
+    """Plays in a thread of its own from construction until `close()`; `finished` then holds the exit code.
+
+    Raises `ParameterError` or `SourceError`.
+    """
+
+    def __init__(self, name: str = "camera", **options: Any) -> None:
+        super().__init__(name, **options)
+        self._settings = parameters.declare(self, CameraParameters)
+        self._source = open_source(
+            self._settings.source,
+            frame_rate_hz=self._settings.frame_rate_hz,
+            color_topic=self._settings.color_topic,
+            depth_topic=self._settings.depth_topic,
+            camera_info_topic=self._settings.camera_info_topic,
+        )
+        self._images = self._publisher(Image, "image")
+        self._compressed = self._publisher(CompressedImage, self.resolve_topic_name("image") + "/compressed")
+        self._depths = self._publisher(Image, "depth")
+        self._infos = self._publisher(CameraInfo, "camera_info")
+        self._stamps: OrderedDict[tuple[int, int], Time] = OrderedDict()
+        self._complaints = Throttle(5.0)
+        self._stopping = threading.Event()
+        self.finished: Future = Future()
+        self._thread = threading.Thread(target=self._run, name="playing", daemon=True)
+        self.get_logger().info(f"playing {self._source.description} on {self.resolve_topic_name('image')}")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops playing; call before the node is destroyed."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _publisher(self, message_type: type, topic: str) -> Any:
+        return self.create_publisher(
+            message_type,
+            topic,
+            QoSProfile(
+                history=QoSHistoryPolicy.KEEP_LAST, depth=5, reliability=QoSReliabilityPolicy.RELIABLE
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    # Playing ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._play_once()
+                if self._stopping.is_set() or not self._settings.loop:
+                    break
+        except SourceError as error:
+            self.get_logger().fatal(str(error))
+            self.finished.set_result(1)
+        except Exception:
+            if self.context.ok():  # otherwise: the publishers went away under us, the node is ending
+                self.finished.set_result(1)
+                raise
+        else:
+            if not self._stopping.is_set():
+                self.get_logger().info("the recording is at its end")
+            self.finished.set_result(0)
+
+    def _play_once(self) -> None:
+        self._stamps.clear()  # a recording that starts over happens anew
+        begun = time.monotonic()
+        for shot in self._source.shots():
+            if isinstance(shot, str):
+                self._complain(shot)
+                continue
+            begun = self._wait(begun, shot.at)
+            if self._stopping.is_set():
+                return
+            try:
+                self._publish(shot)
+            except ConversionError as error:
+                self._complain(f"recorded {shot.stream} cannot be used: {error}")
+        self._wait(begun, self._source.duration)
+
+    def _wait(self, begun: float, at: float) -> float:
+        """Waits for the moment `at` of a playing that began at `begun`; returns the beginning to count from.
+        """
+        speed = self._settings.rate
+        ahead = begun + at / speed - time.monotonic()
+        if ahead > 0:
+            self._stopping.wait(ahead)
+        return begun - ahead if ahead < -LATEST else begun
+
+    def _complain(self, problem: str) -> None:
+        text = self._complaints(problem, problem)
+        if text is not None:
+            self.get_logger().warning(text)
+
+    def _publish(self, shot: Shot) -> None:
+        content = shot.content
+        if isinstance(content, np.ndarray):
+            header = Header(
+                stamp=self.get_clock().now().to_msg(), frame_id=self._settings.frame_id or DEFAULT_FRAME_ID
+            )
+            self._publish_picture(content, header)
+            return
+        content.header = self._header(content.header)
+        if shot.stream == "camera_info":
+            self._infos.publish(content)
+        elif shot.stream == "depth":
+            self._publish_depth(content)
+        elif isinstance(content, CompressedImage):
+            if self._compressed.get_subscription_count():
+                self._compressed.publish(content)
+            if self._images.get_subscription_count():
+                rgb = conversions.compressed_to_rgb(content)
+                self._images.publish(conversions.rgb_to_image(rgb, content.header))
+        else:
+            if self._images.get_subscription_count():
+                self._images.publish(content)
+            if self._compressed.get_subscription_count():
+                self._publish_jpeg(conversions.image_to_rgb(content), content.header)
+
+    def _publish_picture(self, rgb: np.ndarray, header: Header) -> None:
+        if self._images.get_subscription_count():
+            self._images.publish(conversions.rgb_to_image(rgb, header))
+        if self._compressed.get_subscription_count():
+            self._publish_jpeg(rgb, header)
+
+    def _publish_jpeg(self, rgb: np.ndarray, header: Header) -> None:
+        quality = self._settings.jpeg_quality
+        self._compressed.publish(conversions.rgb_to_compressed(rgb, header, quality=quality))
+
+    def _publish_depth(self, message: Image | CompressedImage) -> None:
+        if not self._depths.get_subscription_count():
+            return
+        if isinstance(message, CompressedImage):
+            encoding = "32FC1" if message.format.startswith("32FC1") else "16UC1"
+            metres = conversions.compressed_depth_to_metres(message)
+            message = conversions.depth_to_image(metres, message.header, encoding=encoding)
+        self._depths.publish(message)
+
+    def _header(self, recorded: Header) -> Header:
+        header = Header(stamp=recorded.stamp, frame_id=self._settings.frame_id or recorded.frame_id)
+        if self._settings.stamp == "now":
+            key = (recorded.stamp.sec, recorded.stamp.nanosec)
+            if key not in self._stamps:
+                self._stamps[key] = self.get_clock().now().to_msg()
+                while len(self._stamps) > 16:  # more instants than are ever interleaved in a recording
+                    self._stamps.popitem(last=False)
+            header.stamp = self._stamps[key]
+        return header
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the node to the end of its source, SIGINT or SIGTERM; returns the process' exit code."""
+    rclpy.init(args=arguments)
+    try:
+        node = CameraNode()
+    except (ParameterError, SourceError) as error:
+        get_logger("camera").fatal(str(error))
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin_until_future_complete(node.finished)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # the ordinary ways to end
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return node.finished.result() if node.finished.done() else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,239 @@
+"""Every parameter of the nodes, once: name, type, default, range, meaning.
+
+A table declares itself on a node and reads itself back into a frozen dataclass, so that no other module knows
+parameter names as strings. `config/*.yaml` documents the same tables for people; a test holds the two
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+
+@dataclass(frozen=True)
+class Specification:
+    """One parameter.
+
+    `bounds` are inclusive and only for numbers, `choices` only for strings. `when` says from when on a new
+    value counts: "start" (read-only, given at launch), "configure" (may change while the node is
+    unconfigured), "now" (at any time).
+    """
+
+    default: bool | int | float | str
+    description: str
+    bounds: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    when: str = "now"
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What `ros2 param describe` shows, and what rclpy enforces."""
+        text = self.description
+        if self.choices:
+            text += f" One of: {', '.join(self.choices)}."
+        if self.when == "configure":
+            text += " Read when the node is configured."
+        descriptor = ParameterDescriptor(description=text, read_only=self.when == "start")
+        if self.bounds is not None:
+            low, high = self.bounds
+            if isinstance(self.default, int):
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
+            else:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(low), to_value=float(high))
+                ]
+        return descriptor
+
+    def objection(self, name: str, value: Any) -> str:
+        """Why `value` is not acceptable, or the empty string. Types and ranges are rclpy's business."""
+        if self.choices and value not in self.choices:
+            return f"parameter '{name}' is '{value}'; expected one of {', '.join(self.choices)}"
+        return ""
+
+
+def _parameter(
+    default: bool | int | float | str,
+    description: str,
+    *,
+    bounds: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    when: str = "now",
+) -> Any:
+    specification = Specification(default, description, bounds, choices, when)
+    return field(default=default, metadata={"specification": specification})
+
+
+@dataclass(frozen=True)
+class PerceptionParameters:
+    """What the node `perception` can be told."""
+
+    model: str = _parameter(
+        "lens-nano",
+        "Name of a model that ships with lens_ros, or path of a checkpoint folder.",
+        when="configure",
+    )
+    device: str = _parameter(
+        "cpu", "Where the model runs, as torch names it: cpu, cuda, cuda:1.", when="configure"
+    )
+    threads: int = _parameter(
+        0, "CPU threads of the model; 0 leaves the choice to torch.", bounds=(0, 256), when="configure"
+    )
+    image_transport: str = _parameter(
+        "raw",
+        "raw subscribes to the topic image (sensor_msgs/Image), compressed to image/compressed (JPEG or "
+        "PNG).",
+        choices=("raw", "compressed"),
+        when="configure",
+    )
+    instruction: str = _parameter(
+        "",
+        "Instruction to follow from activation on; empty waits for the topic or the service.",
+        when="configure",
+    )
+    reasoner_interval_s: float = _parameter(
+        0.0,
+        "Seconds between the starts of two answers to one instruction; 0 answers every instruction once.",
+        bounds=(0.0, 3600.0),
+    )
+    max_new_tokens: int = _parameter(128, "Most tokens that one answer may have.", bounds=(16, 4096))
+    reasoning_rate_hz: float = _parameter(
+        30.0,
+        "Most messages per second on the topic reasoning; the first and the last of an answer always go out. "
+        "0 publishes every token.",
+        bounds=(0.0, 1000.0),
+    )
+    image_timeout_s: float = _parameter(
+        5.0,
+        "Seconds without an image after which the log says why that may be; 0 never.",
+        bounds=(0.0, 3600.0),
+    )
+    log_interval_s: float = _parameter(
+        5.0,
+        "Seconds for which repetitions of the same complaint about images are counted, not logged.",
+        bounds=(0.0, 3600.0),
+        when="configure",
+    )
+
+
+@dataclass(frozen=True)
+class CameraParameters:
+    """What the node `camera` can be told."""
+
+    source: str = _parameter("", "A rosbag2 folder, or a folder of pictures.", when="start")
+    loop: bool = _parameter(True, "Begin again at the end; otherwise the node ends there.", when="start")
+    rate: float = _parameter(
+        1.0,
+        "Playing speed of a recording: 2 is twice as fast as it was recorded.",
+        bounds=(0.01, 100.0),
+        when="start",
+    )
+    frame_rate_hz: float = _parameter(
+        10.0, "Pictures per second from a folder of pictures.", bounds=(0.01, 1000.0), when="start"
+    )
+    stamp: str = _parameter(
+        "now",
+        "now stamps every message when it is published (messages of one recorded instant share a stamp), "
+        "recorded keeps the recording's stamps.",
+        choices=("now", "recorded"),
+        when="start",
+    )
+    frame_id: str = _parameter(
+        "",
+        "frame_id of every message; empty keeps the recording's, or camera_color_optical_frame.",
+        when="start",
+    )
+    color_topic: str = _parameter(
+        "", "Color topic in the recording; empty takes the first one found.", when="start"
+    )
+    depth_topic: str = _parameter(
+        "", "Depth topic in the recording; empty takes the first one found.", when="start"
+    )
+    camera_info_topic: str = _parameter(
+        "", "CameraInfo topic in the recording; empty takes the first one found.", when="start"
+    )
+    jpeg_quality: int = _parameter(
+        90,
+        "Quality of image/compressed where the source is not compressed already.",
+        bounds=(1, 100),
+        when="start",
+    )
+
+
+Values = TypeVar("Values", PerceptionParameters, CameraParameters)
+
+
+def specifications(table: type[Values]) -> dict[str, Specification]:
+    """The rows of a table by parameter name, in order."""
+    return {row.name: row.metadata["specification"] for row in fields(table)}
+
+
+def declare(node: Node, table: type[Values]) -> Values:
+    """Declares every parameter of `table` on `node` and returns their values, which launch files may have
+    overridden.
+
+    Raises `ParameterError` for a value outside of its choices; rclpy's own exceptions for a wrong type or
+    range are turned into it as well.
+    """
+    rows = specifications(table)
+    for name, row in rows.items():
+        try:
+            node.declare_parameter(name, row.default, row.descriptor())
+        except Exception as error:  # rclpy raises a different family of exceptions in each distribution
+            raise ParameterError(
+                f"parameter '{name}' cannot be used as given: {error}; expected {_expected(row)}: "
+                "correct the parameters file or the command line"
+            ) from error
+        objection = row.objection(name, node.get_parameter(name).value)
+        if objection:
+            raise ParameterError(f"{objection}: correct the parameters file or the command line")
+    return read(node, table)
+
+
+def read(node: Node, table: type[Values]) -> Values:
+    """The present values of every parameter of `table`."""
+    return table(**{name: node.get_parameter(name).value for name in specifications(table)})
+
+
+def validator(
+    table: type[Values], unconfigured: Callable[[], bool]
+) -> Callable[[Iterable[Parameter]], SetParametersResult]:
+    """A callback for `Node.add_on_set_parameters_callback` that enforces choices and `when`.
+
+    `unconfigured()` tells whether parameters of the kind "configure" may change at this moment.
+    """
+    rows = specifications(table)
+
+    def validate(changes: Iterable[Parameter]) -> SetParametersResult:
+        for change in changes:
+            row = rows.get(change.name)
+            if row is None:
+                continue
+            reason = row.objection(change.name, change.value)
+            if not reason and row.when == "configure" and not unconfigured():
+                reason = (
+                    f"parameter '{change.name}' is read when the node is configured; "
+                    "deactivate and clean up the node, set it, then configure and activate again"
+                )
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    return validate
+
+
+class ParameterError(ValueError):
+    """A parameter given at start that cannot be used; the message names it, what was expected and what to do.
+    """
+
+
+def _expected(row: Specification) -> str:
+    kind = {bool: "a boolean", int: "an integer", float: "a number with a decimal point", str: "a string"}
+    text = kind[type(row.default)]
+    if row.bounds is not None:
+        text += f" from {row.bounds[0]:g} to {row.bounds[1]:g}"
+    return text

@@ -1,0 +1,185 @@
+"""Nodes as processes of their own, started and driven from Python where there is no `ros2 launch`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rclpy
+import yaml
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import Executor
+from rclpy.node import Node
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+UNCONFIGURED, INACTIVE, ACTIVE = (
+    State.PRIMARY_STATE_UNCONFIGURED,
+    State.PRIMARY_STATE_INACTIVE,
+    State.PRIMARY_STATE_ACTIVE,
+)
+
+
+class ProcessError(Exception):
+    """A node's process that ended, or did not do in time what it was asked."""
+
+
+class NodeProcess:
+    """`python -m MODULE` with ROS parameters, in a session of its own, its output in a log file.
+
+    `parameters` go through YAML, so that types survive; `remappings` map topic names. A context manager that
+    stops the process at its end.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        log: Path,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        remappings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.module = module
+        self.log_path = log
+        command = [sys.executable, "-u", "-m", module, "--ros-args"]
+        for name, value in (parameters or {}).items():
+            written = (
+                yaml.safe_dump(value, default_flow_style=True, width=1 << 20).removesuffix("...\n").strip()
+            )
+            command += ["-p", f"{name}:={written}"]
+        for name, other in (remappings or {}).items():
+            command += ["-r", f"{name}:={other}"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C in the terminal then reaches only the parent, which ends its nodes in order.
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> NodeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All that the process has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def check(self) -> None:
+        """Raises `ProcessError`, with the end of the log, when the process has ended."""
+        code = self._process.poll()
+        if code is not None:
+            raise ProcessError(
+                f"{self.module} ended with exit code {code}; the end of its log "
+                f"({self.log_path}):\n{self.tail()}"
+            )
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.splitlines()[-lines:])
+
+    def wait(self, timeout: float) -> int:
+        """The exit code, once the process has ended by itself. Raises `ProcessError` after `timeout` seconds.
+        """
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ProcessError(f"{self.module} did not end within {timeout:g} s:\n{self.tail()}") from None
+
+    def stop(self, ask: signal.Signals = signal.SIGINT, timeout: float = 20.0) -> int:
+        """Ends the process, by force where asking does not help; its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(ask)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait()
+
+
+class Driver:
+    """Spins one node in the calling thread until something has come true."""
+
+    def __init__(self, node: Node, executor: Executor) -> None:
+        self.node = node
+        self.executor = executor
+        self.processes: list[NodeProcess] = []  # whose end ends every wait
+
+    def wait_until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
+        """Spins until `condition()`; raises `ProcessError` after `timeout` seconds or when a process ends."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            for process in self.processes:
+                process.check()
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"--- {p.module} ({p.log_path})\n{p.tail()}" for p in self.processes)
+                raise ProcessError(f"{what} did not happen within {timeout:g} s\n{logs}")
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def spin(self, seconds: float) -> None:
+        """Spins for a while."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.executor.spin_once(timeout_sec=left)
+
+    def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
+        """The response of a service, for which it waits as well."""
+        client = self.node.create_client(service_type, name)
+        try:
+            self.wait_until(client.service_is_ready, timeout, f"service {name}")
+            future = client.call_async(request)
+            self.wait_until(future.done, timeout, f"an answer of {name}")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def change_state(self, node_name: str, transition: int, timeout: float = 120.0) -> bool:
+        """Asks a lifecycle node for a transition; whether it succeeded."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, f"{node_name}/change_state", request, timeout).success
+
+    def state(self, node_name: str, timeout: float = 30.0) -> int:
+        """The state of a lifecycle node, such as `ACTIVE`."""
+        return self.call(GetState, f"{node_name}/get_state", GetState.Request(), timeout).current_state.id
+
+
+def isolate(domain: int) -> None:
+    """Keeps this process, and those that it starts from now on, apart from every other ROS graph.
+
+    Call before `rclpy.init`.
+    """
+    os.environ["ROS_DOMAIN_ID"] = str(domain)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = (
+        "LOCALHOST"  # Humble does not know it; there the domain must do
+    )
+
+
+def own_domain() -> int:
+    """A domain id that another process of this machine is unlikely to have chosen (1..99, free of port
+    clashes).
+    """
+    return os.getpid() % 99 + 1
+
+
+def end_ros() -> None:
+    """Shuts rclpy down where it is still up."""
+    if rclpy.ok():
+        rclpy.try_shutdown()

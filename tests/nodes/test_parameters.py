@@ -1,0 +1,127 @@
+"""The tables of parameters: what they declare, what they refuse, and that the documented YAML says the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import rclpy
+import yaml
+from rclpy.parameter import Parameter
+
+from lens_ros.nodes import parameters
+from lens_ros.nodes.parameters import CameraParameters, ParameterError, PerceptionParameters
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+TABLES = {"perception": PerceptionParameters, "camera": CameraParameters}
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=90)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def make_node(context):
+    nodes = []
+
+    def make(*overrides: Parameter):
+        node = rclpy.create_node(
+            "parameters", context=context, parameter_overrides=list(overrides), start_parameter_services=False
+        )
+        nodes.append(node)
+        return node
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_yaml_documents_every_parameter_with_its_default(name):
+    written = yaml.safe_load((CONFIG / f"{name}.yaml").read_text())["/**"]["ros__parameters"]
+    rows = parameters.specifications(TABLES[name])
+    assert written == {parameter: row.default for parameter, row in rows.items()}
+    assert list(written) == list(rows)
+    for parameter, value in written.items():
+        assert type(value) is type(rows[parameter].default), parameter  # ROS tells 1 from 1.0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_yaml_explains_every_parameter_in_the_tables_words(name):
+    text = (CONFIG / f"{name}.yaml").read_text()
+    for parameter, row in parameters.specifications(TABLES[name]).items():
+        comment = re.search(rf"((?: *#.*\n)+) *{parameter}:", text)
+        assert comment is not None, parameter
+        said = re.sub(r"\s*#\s*|\s+", " ", comment.group(1)).strip()
+        expected = row.description
+        if row.bounds is not None:
+            low, high = (type(row.default)(bound) for bound in row.bounds)
+            expected += f" {low} to {high}."
+        if row.when != "start":
+            expected += f" ({row.when})"
+        assert said == expected
+
+
+@pytest.mark.parametrize("table", TABLES.values())
+def test_declaring_gives_the_defaults_and_described_parameters(table, make_node):
+    node = make_node()
+    values = parameters.declare(node, table)
+    assert values == table()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        values.model = "other"
+    for name, row in parameters.specifications(table).items():
+        descriptor = node.describe_parameter(name)
+        assert descriptor.description.startswith(row.description)
+        assert descriptor.read_only == (row.when == "start")
+        assert bool(descriptor.integer_range or descriptor.floating_point_range) == (row.bounds is not None)
+
+
+def test_overrides_are_read(make_node):
+    node = make_node(Parameter("model", value="mine"), Parameter("max_new_tokens", value=64))
+    values = parameters.declare(node, PerceptionParameters)
+    assert (values.model, values.max_new_tokens) == ("mine", 64)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (Parameter("image_transport", value="theora"), "is 'theora'; expected one of raw, compressed"),
+        (Parameter("max_new_tokens", value=3), "'max_new_tokens'.*expected an integer from 16 to 4096"),
+        (Parameter("max_new_tokens", value="many"), "'max_new_tokens'.*expected an integer"),
+        (Parameter("reasoner_interval_s", value=-1.0), "'reasoner_interval_s'.*from 0 to 3600"),
+        (Parameter("reasoner_interval_s", value=1), "'reasoner_interval_s'.*a number with a decimal point"),
+    ],
+)
+def test_unusable_values_at_start_are_explained(override, said, make_node):
+    with pytest.raises(ParameterError, match=said) as caught:
+        parameters.declare(make_node(override), PerceptionParameters)
+    assert "correct the parameters file" in str(caught.value)
+
+
+def test_changes_at_run_time_are_checked(make_node):
+    node = make_node()
+    parameters.declare(node, PerceptionParameters)
+    unconfigured = True
+    node.add_on_set_parameters_callback(parameters.validator(PerceptionParameters, lambda: unconfigured))
+
+    def change(name, value):
+        return node.set_parameters([Parameter(name, value=value)])[0]
+
+    assert change("model", "mine").successful
+    assert change("image_transport", "compressed").successful
+    refused = change("image_transport", "theora")
+    assert not refused.successful and "expected one of raw, compressed" in refused.reason
+    unconfigured = False
+    refused = change("model", "other")
+    assert not refused.successful and "clean up the node" in refused.reason
+    assert change("reasoner_interval_s", 2.0).successful
+    assert not change("reasoner_interval_s", -1.0).successful
+    values = parameters.read(node, PerceptionParameters)
+    assert (values.model, values.image_transport, values.reasoner_interval_s) == ("mine", "compressed", 2.0)
