@@ -21,7 +21,7 @@ CATEGORIES: tuple[str, ...] = (
     "cube",
 )
 
-# Linear-looking albedos, chosen so that every two names stay apart under dim, bright and warm light.
+# RGB albedos 0..1, chosen so that every two names stay apart under dim, bright and warm light.
 COLOR_ALBEDO: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.07, 0.07),
     "orange": (0.97, 0.45, 0.04),

@@ -104,7 +104,7 @@ def sample_layout(
     lighting = _sample_lighting(rng)
     surfaces = tuple(int(i) for i in rng.integers(len(pool.textures), size=len(SURFACES)))
     chosen = _choose_shapes(rng, pool, int(rng.integers(fewest, most + 1)))
-    spots = _place(rng, [pool.shapes[i] for i in chosen], camera, target, distance, pool.image_size)
+    spots = place_shapes(rng, [pool.shapes[i] for i in chosen], camera, target, distance, pool.image_size)
     placements = []
     for pool_index, spot in zip(chosen, spots, strict=True):
         color, albedo = _sample_color(rng, pool.categories[pool_index], held_out_pairs)
@@ -113,6 +113,43 @@ def sample_layout(
             category = pool.categories[pool_index]
             placements.append(Placement(pool_index, category, color, albedo, (x, y, 0.0), yaw))
     return Layout(tuple(placements), camera, lighting, surfaces)
+
+
+def place_shapes(
+    rng: np.random.Generator,
+    shapes: Sequence[Shape],
+    camera: Camera,
+    target: np.ndarray,
+    distance: float,
+    image_size: tuple[int, int],
+) -> list[tuple[float, float, float] | None]:
+    """(x, y, yaw) per shape, on the table, apart and in the view; None where no room was found.
+
+    target: (3,) world point that `camera` looks at from `distance` metres. image_size: (width, height).
+    """
+    right = camera.pose[:2, 0]
+    ground = camera.pose[:2, 2] / np.linalg.norm(camera.pose[:2, 2])
+    reach = distance * np.tan(np.radians(camera.fovy / 2)) * 0.86
+    across, along = reach * image_size[0] / image_size[1], reach * 0.8
+    center = np.zeros(2)
+    if rng.random() < _CLUSTER_SHARE:  # crowd the objects together: real occlusion
+        shrink = rng.uniform(0.4, 0.7)
+        center = rng.uniform(-1, 1, 2) * (across, along) * (1 - shrink)
+        across, along = across * shrink, along * shrink
+    occupied = np.zeros((0, 3))
+    spots: list[tuple[float, float, float] | None] = []
+    for shape in shapes:
+        spots.append(None)
+        for _ in range(_PLACEMENT_TRIES):
+            u, v = center + rng.uniform(-1, 1, 2) * (across, along)
+            x, y = target[:2] + u * right + v * ground
+            yaw = float(rng.uniform(0, 2 * np.pi))
+            circles = _turned(shape.footprint, x, y, yaw)
+            if _on_table(circles) and _free(circles, occupied):
+                occupied = np.concatenate([occupied, circles])
+                spots[-1] = (float(x), float(y), yaw)
+                break
+    return spots
 
 
 def _sample_camera(rng: np.random.Generator) -> tuple[Camera, np.ndarray, float]:
@@ -156,40 +193,6 @@ def _choose_shapes(rng: np.random.Generator, pool: Pool, number: int) -> list[in
         siblings = [i for i in order if pool.categories[i] == category]
         chosen = siblings[: int(rng.integers(2, 4))]
     return (chosen + [i for i in order if i not in chosen])[:number]
-
-
-def _place(
-    rng: np.random.Generator,
-    shapes: Sequence[Shape],
-    camera: Camera,
-    target: np.ndarray,
-    distance: float,
-    image_size: tuple[int, int],
-) -> list[tuple[float, float, float] | None]:
-    """(x, y, yaw) per shape without overlap and inside the view; None where no room was found."""
-    right = camera.pose[:2, 0]
-    ground = camera.pose[:2, 2] / np.linalg.norm(camera.pose[:2, 2])
-    reach = distance * np.tan(np.radians(camera.fovy / 2)) * 0.86
-    across, along = reach * image_size[0] / image_size[1], reach * 0.8
-    center = np.zeros(2)
-    if rng.random() < _CLUSTER_SHARE:  # crowd the objects together: real occlusion
-        shrink = rng.uniform(0.4, 0.7)
-        center = rng.uniform(-1, 1, 2) * (across, along) * (1 - shrink)
-        across, along = across * shrink, along * shrink
-    occupied = np.zeros((0, 3))
-    spots: list[tuple[float, float, float] | None] = []
-    for shape in shapes:
-        spots.append(None)
-        for _ in range(_PLACEMENT_TRIES):
-            u, v = center + rng.uniform(-1, 1, 2) * (across, along)
-            x, y = target[:2] + u * right + v * ground
-            yaw = float(rng.uniform(0, 2 * np.pi))
-            circles = _turned(shape.footprint, x, y, yaw)
-            if _on_table(circles) and _free(circles, occupied):
-                occupied = np.concatenate([occupied, circles])
-                spots[-1] = (float(x), float(y), yaw)
-                break
-    return spots
 
 
 def _turned(circles: np.ndarray, x: float, y: float, yaw: float) -> np.ndarray:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lens_ros.simulation.layout import SCENES_PER_BLOCK
 from lens_ros.simulation.renderer import SimulatorUnavailable, TabletopSimulator
