@@ -3,7 +3,8 @@
 python -m lens_ros.simulation.recording --out demo/tabletop --seed 20006
 
 The bag (MCAP) holds JPEG color images with camera_info, and depth registered to color as 16-bit PNG in
-millimetres; what was taken at one moment carries one stamp. Beside the bag, scene.json lists what stands on the table.
+millimetres; what was taken at one moment carries one stamp. Beside the bag, scene.json lists what stands on
+the table.
 """
 
 from __future__ import annotations
