@@ -25,6 +25,10 @@ from lens_ros.simulation.layout import (
 from lens_ros.simulation.meshes import Shape
 from lens_ros.simulation.scene import Camera, Frame, observe
 
+# Both are read while MuJoCo and PyOpenGL are imported, whoever imports them first; EGL needs no display.
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
+
 _NEAR, _FAR = 0.05, 9.0  # clipping planes, metres
 _METAL = (0.62, 0.63, 0.66)
 _STEM = (0.25, 0.16, 0.07)
@@ -328,9 +332,6 @@ def _metric_depth(buffer: np.ndarray) -> np.ndarray:
 
 
 def _import_mujoco() -> Any:
-    # both are read while MuJoCo and PyOpenGL are imported; EGL needs no display
-    os.environ.setdefault("MUJOCO_GL", "egl")
-    os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
     try:
         import mujoco  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
@@ -346,6 +347,9 @@ def _create_graphics(mujoco: Any) -> Any:
     try:
         graphics = mujoco.GLContext(64, 64)
         graphics.make_current()
+        # a back end without a display may only fail here
+        probe = mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), 50)
+        probe.free()
     except Exception as error:  # each OpenGL back end raises errors of its own
         raise _no_opengl(error) from error
     return graphics
@@ -356,5 +360,6 @@ def _no_opengl(error: Exception) -> SimulatorUnavailable:
     reason = " ".join(str(error).split()) or type(error).__name__
     return SimulatorUnavailable(
         f"no off-screen OpenGL with MUJOCO_GL={backend!r} ({reason}): install libegl1 libegl-mesa0 "
-        "libgl1-mesa-dri libgles2 and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa"
+        "libgl1-mesa-dri libgles2 and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa, "
+        "before anything imports mujoco"
     )
