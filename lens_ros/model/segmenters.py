@@ -55,7 +55,10 @@ class Sam2Segmenter(nn.Module):
                 module.reset_parameters()
         decoder, prompts = self.sam.mask_decoder, self.sam.prompt_encoder
         for embedding in (
-            decoder.mask_tokens, decoder.iou_token, decoder.obj_score_token, prompts.point_embed
+            decoder.mask_tokens,
+            decoder.iou_token,
+            decoder.obj_score_token,
+            prompts.point_embed,
         ):
             nn.init.normal_(embedding.weight, std=0.5)
         code = self.sam.shared_image_embedding.positional_embedding

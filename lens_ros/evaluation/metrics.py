@@ -1,0 +1,78 @@
+"""Metrics of referring segmentation, as the field defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Score:
+    """One answer held against the truth.
+
+    Attributes:
+        kind: of expression.
+        intersection, union: pixels, of the predicted and the true mask.
+        box_iou: of the answer's box and the true box.
+        right_object: of all objects in view, the asked one is the one that the answer's box fits best.
+        well_formed: the answer has the form that it was asked to have.
+        accepted: the answer holds a mask that may be acted upon.
+        seconds: from instruction to mask.
+    """
+
+    kind: str
+    intersection: int
+    union: int
+    box_iou: float
+    right_object: bool
+    well_formed: bool
+    accepted: bool
+    seconds: float
+
+    @property
+    def iou(self) -> float:
+        """Of the masks; 1 where both are empty (the convention of the paper's evaluation)."""
+        return self.intersection / self.union if self.union else 1.0
+
+
+def overlap(predicted: np.ndarray, true: np.ndarray) -> tuple[int, int]:
+    """Intersection and union, in pixels, of two ``(H, W)`` bool masks."""
+    return int(np.count_nonzero(predicted & true)), int(np.count_nonzero(predicted | true))
+
+
+def summarize(scores: Sequence[Score]) -> dict[str, float]:
+    """Means over ``scores`` (at least one).
+
+    ``ciou``: summed intersections over summed unions; ``giou``: mean IoU per answer; both and the rates in
+    percent. ``box_acc50``: box IoU > 0.5. ``median_seconds``, ``p95_seconds``: instruction to mask.
+
+    Raises:
+        ValueError: no scores.
+    """
+    if not scores:
+        raise ValueError("there is nothing to summarise: no expression was evaluated")
+    union = sum(s.union for s in scores)
+
+    def percent(values: list[bool] | list[float]) -> float:
+        return round(100 * float(np.mean(values)), 2)
+
+    seconds = [s.seconds for s in scores]
+    return {
+        "n": len(scores),
+        "ciou": round(100 * sum(s.intersection for s in scores) / union, 2) if union else 100.0,
+        "giou": percent([s.iou for s in scores]),
+        "box_acc50": percent([s.box_iou > 0.5 for s in scores]),
+        "right_object": percent([s.right_object for s in scores]),
+        "format_rate": percent([s.well_formed for s in scores]),
+        "accepted_rate": percent([s.accepted for s in scores]),
+        "median_seconds": round(float(np.median(seconds)), 4),
+        "p95_seconds": round(float(np.percentile(seconds, 95)), 4),
+    }
+
+
+def summarize_by_kind(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
+    """:func:`summarize` for each kind of expression, sorted by name."""
+    kinds = sorted({s.kind for s in scores})
+    return {kind: summarize([s for s in scores if s.kind == kind]) for kind in kinds}

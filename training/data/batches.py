@@ -1,0 +1,241 @@
+"""Training batches as a pure function of (seed, step), so that an interrupted run resumes exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lens_ros.model import prompts
+from lens_ros.model.images import reasoner_grid, squash
+from lens_ros.model.network import LensModel
+from lens_ros.model.positions import mrope_positions
+from lens_ros.simulation.expressions import SIMPLE_KINDS, Expression, sample_expression
+from lens_ros.simulation.scene import SceneObject, mirror
+from training.data.tabletop import TabletopShards
+from training.dense import DenseLabels, dense_labels, fraction_box
+
+IGNORED = -1  # label of positions that carry no language loss
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """One image and several expressions per row: the image's prefix, then a segment per expression.
+
+    A segment (question, answer, context queries) sees the prefix and itself, causally; its positions go on
+    from the prefix. So an image is read once for all its expressions.
+
+    Attributes:
+        input_ids: ``(B, L)`` int64; query slots and padding hold the pad token.
+        labels: ``(B, L)`` int64, the *next* token where it belongs to an answer, else ``IGNORED``.
+        positions: ``(3, B, L)`` int64.
+        attention: ``(B, 1, L, L)`` bool, true = may look.
+        queries: ``(B, K)`` int64, column where each segment's context queries begin; -1 for no segment.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    attention: torch.Tensor
+    queries: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``reasoner_images`` and ``segmenter_images`` ``(B, S, S, 3)`` uint8; ``text`` None before language
+    begins; ``targets`` ``(B, K)`` int64 object index per expression (0 for no expression) and
+    ``target_boxes`` ``(B, K, 4)`` float32 fractions; ``boxes``
+    ``(B, n, 4)`` fractions of well visible objects for box prompts and ``box_owners`` ``(B, n)`` whose;
+    ``instances`` ``(B, S, S)`` uint8 at the segmenter's size."""
+
+    reasoner_images: torch.Tensor
+    segmenter_images: torch.Tensor
+    instances: torch.Tensor
+    dense: DenseLabels
+    boxes: torch.Tensor
+    box_owners: torch.Tensor
+    text: PackedText | None
+    targets: torch.Tensor
+    target_boxes: torch.Tensor
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What a step trains on.
+
+    ``expressions``: per image, 0 = none. ``short``: answer with the conclusion only, on the simple kinds only
+    (the curriculum's first part). ``simple_share``: how often a simple kind is drawn on purpose.
+    ``box_prompts``: per image.
+    """
+
+    images: int
+    expressions: int
+    short: bool
+    simple_share: float
+    box_prompts: int
+
+
+class BatchMaker:
+    """Makes the batch of a step from rendered scenes."""
+
+    def __init__(
+        self, shards: TabletopShards, scenes: int, model: LensModel, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        """Uses the first ``scenes`` scenes. Raises ValueError when there are fewer."""
+        if len(shards) < scenes:
+            raise ValueError(
+                f"the data folder holds {len(shards)} scenes, the configuration asks for {scenes}; "
+                "render the rest with python -m training.data.tabletop"
+            )
+        self._shards, self._scenes = shards, scenes
+        self._image = model.config.image
+        self._packer = TextPacker(model, tokenizer)
+
+    def batch(self, seed: int, step: int, rank: int, plan: BatchPlan) -> Batch:
+        """The part of ``step``'s batch that process ``rank`` trains on: a pure function of the arguments."""
+        rng = np.random.default_rng([seed, step, rank])
+        samples = [self._sample(rng, plan) for _ in range(plan.images)]
+        rgbs, instances, objects, expressions = zip(*samples, strict=True)
+        prompts_per_image = [
+            _box_prompts(i, o, rng, plan.box_prompts) for i, o in zip(instances, objects, strict=True)
+        ]
+        boxes, owners = zip(*prompts_per_image, strict=True)
+        count = max(1, plan.expressions)
+        targets = np.zeros((plan.images, count), dtype=np.int64)
+        target_boxes = np.zeros((plan.images, count, 4), dtype=np.float32)
+        for row, said in enumerate(expressions):
+            for k, expression in enumerate(said):
+                targets[row, k] = expression.targets[0]
+                target_boxes[row, k] = fraction_box(instances[row], expression.targets[0])
+        answers = [
+            [self._answer(e, i, o, plan.short) for e in said]
+            for i, o, said in zip(instances, objects, expressions, strict=True)
+        ]
+        return Batch(
+            reasoner_images=_stack([squash(rgb, self._image.reasoner_size) for rgb in rgbs]),
+            segmenter_images=_stack([squash(rgb, self._image.segmenter_size) for rgb in rgbs]),
+            instances=_stack(list(instances)),
+            dense=dense_labels(list(instances), list(objects), self._image.reasoner_size),
+            boxes=torch.from_numpy(np.stack(boxes)),
+            box_owners=torch.from_numpy(np.stack(owners)),
+            text=self._packer.pack(answers, count) if plan.expressions else None,
+            targets=torch.from_numpy(targets),
+            target_boxes=torch.from_numpy(target_boxes),
+        )
+
+    def _sample(
+        self, rng: np.random.Generator, plan: BatchPlan
+    ) -> tuple[np.ndarray, np.ndarray, tuple[SceneObject, ...], list[Expression]]:
+        while True:
+            rgb, instances, objects = self._shards.scene(int(rng.integers(self._scenes)))
+            size = (rgb.shape[1], rgb.shape[0])
+            if rng.random() < 0.5:
+                rgb, instances, objects = rgb[:, ::-1], instances[:, ::-1], mirror(objects, size[0])
+            said = [e for e in (self._say(objects, size, rng, plan) for _ in range(plan.expressions)) if e]
+            if not objects or (plan.expressions and not said):
+                continue
+            side = self._image.segmenter_size
+            small = cv2.resize(np.ascontiguousarray(instances), (side, side), interpolation=cv2.INTER_NEAREST)
+            return _relit(rgb, rng), small, objects, said
+
+    def _say(
+        self,
+        objects: tuple[SceneObject, ...],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        plan: BatchPlan,
+    ) -> Expression | None:
+        simple = plan.short or rng.random() < plan.simple_share
+        kind = SIMPLE_KINDS[int(rng.integers(len(SIMPLE_KINDS)))] if simple else None
+        return sample_expression(objects, size, rng, kind=kind, coordinate_extent=self._image.reasoner_size)
+
+    def _answer(
+        self, said: Expression, instances: np.ndarray, objects: tuple[SceneObject, ...], short: bool
+    ) -> tuple[str, str]:
+        target = next(o for o in objects if o.index == said.targets[0])
+        box = reasoner_box(fraction_box(instances, target.index), self._image.reasoner_size)
+        rationale = said.conclusion if short else said.rationale
+        return said.text, prompts.answer(rationale, [box], [f"{target.color} {target.category}"])
+
+
+def reasoner_box(fractions: tuple[float, float, float, float], side: int) -> tuple[int, int, int, int]:
+    """A box in fractions of the image, in whole pixels ``0 .. side - 1`` of the reasoner's picture."""
+    x1, y1, x2, y2 = (min(side - 1, max(0, round(f * side))) for f in fractions)
+    return x1, y1, x2, y2
+
+
+class TextPacker:
+    """Packs questions and answers into rows; see :class:`PackedText`."""
+
+    def __init__(self, model: LensModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        rows, cols = reasoner_grid(model.config.image)
+        self._tokenizer = tokenizer
+        self._prefix = self._encode(prompts.image_prefix(rows * cols))
+        image_token = model.reasoner.config.image_token_id
+        self._prefix_positions, self._next = mrope_positions(
+            torch.tensor(self._prefix), image_token, (rows, cols)
+        )
+        self._queries = model.context.num_queries
+
+    def pack(self, dialogues: list[list[tuple[str, str]]], segments: int) -> PackedText:
+        """``dialogues``: per image, pairs of instruction and answer, at most ``segments`` of them."""
+        encoded = [
+            [(self._encode(prompts.question(said)), self._encode(answer)) for said, answer in image]
+            for image in dialogues
+        ]
+        start = len(self._prefix)
+        length = max(start + sum(len(q) + len(a) + self._queries for q, a in image) for image in encoded)
+        batch = len(encoded)
+        ids = np.full((batch, length), self._tokenizer.pad_token_id, dtype=np.int64)
+        labels = np.full((batch, length), IGNORED, dtype=np.int64)
+        positions = np.zeros((3, batch, length), dtype=np.int64)
+        owner = np.full((batch, length), -1, dtype=np.int64)  # -1 padding, 0 prefix, k = segment k
+        queries = np.full((batch, segments), -1, dtype=np.int64)
+        ids[:, :start], owner[:, :start] = self._prefix, 0
+        positions[:, :, :start] = self._prefix_positions[:, None].numpy()
+        for row, image in enumerate(encoded):
+            at = start
+            for k, (question, answer) in enumerate(image):
+                middle, end = at + len(question), at + len(question) + len(answer)
+                ids[row, at:end] = question + answer
+                labels[row, middle - 1 : end - 1] = answer
+                queries[row, k] = end
+                end += self._queries
+                owner[row, at:end] = k + 1
+                positions[:, row, at:end] = self._next + np.arange(end - at)
+                at = end
+        belongs = torch.from_numpy(owner)
+        same = belongs[:, :, None] == belongs[:, None, :]
+        allowed = (same | (belongs == 0)[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
+        return PackedText(
+            torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions), allowed[:, None],
+            torch.from_numpy(queries),
+        )  # fmt: skip
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def _box_prompts(
+    instances: np.ndarray, objects: tuple[SceneObject, ...], rng: np.random.Generator, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``(count, 4)`` float32 boxes, jittered by 6 % of their size, and ``(count,)`` int64 owners."""
+    visible = [o.index for o in objects if o.area >= 70] or [max(objects, key=lambda o: o.area).index]
+    owners = rng.choice(visible, size=count, replace=len(visible) < count).astype(np.int64)
+    boxes = np.array([fraction_box(instances, int(o)) for o in owners], dtype=np.float32).reshape(count, 4)
+    extent = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    noise = rng.normal(size=boxes.shape).astype(np.float32) * 0.06
+    return boxes + noise * extent, owners
+
+
+def _relit(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A slightly other exposure and white balance, ``(H, W, 3)`` uint8."""
+    gain = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, size=3)
+    return np.clip(rgb * gain.astype(np.float32), 0, 255).astype(np.uint8)
+
+
+def _stack(arrays: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays))

@@ -1,0 +1,126 @@
+"""Evaluation on simulated tabletops of a seed that the caller chooses.
+
+python -m training.evaluate --model lens-nano --data tabletop --scenes 200 --seed 9001 --json out.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind
+from lens_ros.lens import Lens, Segmentation, box_iou
+from lens_ros.model.answers import parse_answer
+from lens_ros.model.checkpoint import CheckpointError, find_model
+from lens_ros.simulation.renderer import SimulatorUnavailable
+from training.data.questions import Question, tabletop_questions
+
+
+def evaluate(lens: Lens, questions: Iterable[Question]) -> list[Score]:
+    """Asks every question, by the same path that a user takes."""
+    scores = []
+    for question in questions:
+        started = time.perf_counter()
+        answer = lens.segment(question.frame.rgb, question.expression.text)
+        scores.append(score(lens, question, answer, time.perf_counter() - started))
+    return scores
+
+
+def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) -> Score:
+    """Holds an answer against the scene. The mask counts whether it was accepted or not."""
+    frame, target = question.frame, question.expression.targets[0]
+    height, width = frame.instances.shape
+    predicted = np.zeros((height, width), dtype=bool)
+    for instance in answer.instances:
+        predicted |= instance.mask
+    intersection, union = overlap(predicted, frame.instances == target)
+    read = parse_answer(answer.answer, lens.model.config.image.reasoner_size)
+    fits = {o.index: 0.0 for o in frame.objects}
+    if read.boxes:
+        b = read.boxes[0]
+        box = (b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height)
+        fits = {o.index: box_iou(box, o.box) for o in frame.objects}
+    best = max(fits, key=lambda index: fits[index])
+    return Score(
+        kind=question.expression.kind,
+        intersection=intersection,
+        union=union,
+        box_iou=fits[target],
+        right_object=best == target and fits[target] > 0.1,
+        well_formed=answer.well_formed,
+        accepted=not answer.reason,
+        seconds=seconds,
+    )
+
+
+def refuse_rendered_seeds(model: Path, seed: int) -> None:
+    """Raises ValueError when ``seed`` was rendered for the training or validation of this model."""
+    record = model / "training.json"
+    if not record.exists():
+        raise ValueError(f"{record} is missing: it names the seeds that the model was trained on")
+    rendered = json.loads(record.read_text(encoding="utf-8"))["rendered_seeds"]
+    if seed in rendered:
+        raise ValueError(
+            f"seed {seed} was rendered while this model was trained (seeds {rendered}); "
+            "choose another one, or the numbers mean nothing"
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="lens-nano", help="name or folder (default: lens-nano)")
+    parser.add_argument("--data", choices=["tabletop"], default="tabletop")
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--expressions", type=int, help="default: 2.5 per scene")
+    parser.add_argument("--seed", type=int, required=True, help="of the scenes; not one of training")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    options = parser.parse_args(arguments)
+    if options.scenes < 1 or options.seed < 0:
+        parser.error("--scenes must be at least 1 and --seed at least 0")
+    torch.set_num_threads(options.threads)
+    count = options.expressions or round(2.5 * options.scenes)
+    try:
+        refuse_rendered_seeds(find_model(options.model), options.seed)
+        lens = Lens.from_pretrained(options.model)
+        questions = tqdm(
+            tabletop_questions(options.seed, options.scenes, count), total=count, desc="answering"
+        )
+        scores = evaluate(lens, questions)
+    except (CheckpointError, SimulatorUnavailable, ValueError) as error:
+        print(f"training.evaluate: {error}", file=sys.stderr)
+        return 2
+    result = {
+        "model": options.model,
+        "data": options.data,
+        "seed": options.seed,
+        "scenes": options.scenes,
+        "threads": options.threads,
+        **summarize(scores),
+        "by_kind": summarize_by_kind(scores),
+    }
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(_table(result))
+    return 0
+
+
+def _table(result: dict) -> str:
+    columns = ("n", "right_object", "box_acc50", "ciou", "giou", "format_rate", "median_seconds")
+    lines = ["".join(f"{name:>16}" for name in ("kind", *columns))]
+    for kind, row in [*result["by_kind"].items(), ("all", result)]:
+        lines.append(f"{kind:>16}" + "".join(f"{row[name]:>16}" for name in columns))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+"""Losses, as pure functions."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+SOFT_SIGMA = 1.5  # of the soft labels of number tokens, in units of the number
+
+
+def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 4.0) -> torch.Tensor:
+    """BCE + dice, the segment-level loss of LENS.
+
+    Args:
+        logits: ``(N, h, w)``.
+        target: ``(N, h, w)`` float in 0..1, the share of each cell that the object covers.
+        positive_weight: of the object's pixels in the BCE: tabletop objects cover a few percent of an image.
+
+    Returns:
+        scalar, mean over masks.
+    """
+    logits = logits.float()
+    weight = logits.new_tensor(positive_weight)
+    bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    probability = logits.sigmoid()
+    overlap = (probability * target).sum(dim=(-2, -1))
+    total = probability.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1))
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    return 2 * bce + 1.5 * dice.mean()
+
+
+def mask_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """IoU ``(N,)`` of ``logits > 0`` and ``target > 0.5``, both ``(N, h, w)``."""
+    predicted, true = logits > 0, target > 0.5
+    union = (predicted | true).sum(dim=(-2, -1))
+    return (predicted & true).sum(dim=(-2, -1)) / union.clamp_min(1)
+
+
+def language_loss(
+    logits: torch.Tensor, labels: torch.Tensor, first_number: int, numbers: int
+) -> torch.Tensor:
+    """Cross-entropy over tokens, with Gaussian soft labels for numbers: 127 for 128 is nearly right.
+
+    Args:
+        logits: ``(N, V)``.
+        labels: ``(N,)`` int64.
+        first_number, numbers: the ids ``first_number .. first_number + numbers - 1`` are 0, 1, 2, ...
+
+    Returns:
+        ``(N,)``.
+    """
+    log_probability = F.log_softmax(logits.float(), dim=-1)
+    exact = -log_probability.gather(1, labels[:, None])[:, 0]
+    value = (labels - first_number)[:, None].float()
+    number_part = log_probability[:, first_number : first_number + numbers]
+    soft = -(soft_number_labels(value, numbers) * number_part).sum(dim=1)
+    is_number = (labels >= first_number) & (labels < first_number + numbers)
+    return torch.where(is_number, soft, exact)
+
+
+def soft_number_labels(value: torch.Tensor, numbers: int, sigma: float = SOFT_SIGMA) -> torch.Tensor:
+    """``value`` ``(N, 1)`` to a distribution ``(N, numbers)`` around it."""
+    candidates = torch.arange(numbers, device=value.device)
+    density = torch.exp(-0.5 * ((candidates - value) / sigma) ** 2)
+    return density / density.sum(dim=1, keepdim=True).clamp_min(1e-6)
