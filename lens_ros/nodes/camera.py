@@ -96,7 +96,7 @@ class CameraNode(Node):
             self.get_logger().fatal(str(error))
             self.finished.set_result(1)
         except Exception:
-            if self.context.ok():  # otherwise: the publishers went away under us, the node is ending
+            if self.context.ok():  # else the publishers went away under us: the node is ending
                 self.finished.set_result(1)
                 raise
         else:
@@ -121,8 +121,7 @@ class CameraNode(Node):
         self._wait(begun, self._source.duration)
 
     def _wait(self, begun: float, at: float) -> float:
-        """Waits for the moment `at` of a playing that began at `begun`; returns the beginning to count from.
-        """
+        """Waits until `at` of a playing that began at `begun`; returns the beginning to count from then on."""
         speed = self._settings.rate
         ahead = begun + at / speed - time.monotonic()
         if ahead > 0:

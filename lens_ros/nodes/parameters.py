@@ -227,8 +227,7 @@ def validator(
 
 
 class ParameterError(ValueError):
-    """A parameter given at start that cannot be used; the message names it, what was expected and what to do.
-    """
+    """A parameter given at start that cannot be used: which one, what was expected, what to do."""
 
 
 def _expected(row: Specification) -> str:

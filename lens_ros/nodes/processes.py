@@ -97,8 +97,7 @@ class NodeProcess:
         return "\n".join(self.log.splitlines()[-lines:])
 
     def wait(self, timeout: float) -> int:
-        """The exit code, once the process has ended by itself. Raises `ProcessError` after `timeout` seconds.
-        """
+        """The exit code, once the process has ended by itself; `ProcessError` after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
