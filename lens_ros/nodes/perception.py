@@ -601,9 +601,12 @@ def _check(message: Image | CompressedImage) -> None:
 
 
 def _decode(message: Image | CompressedImage) -> np.ndarray:
-    if isinstance(message, CompressedImage):
-        return conversions.compressed_to_rgb(message)
-    return conversions.image_to_rgb(message)
+    from lens_ros.lens import as_rgb
+
+    convert = (
+        conversions.compressed_to_rgb if isinstance(message, CompressedImage) else conversions.image_to_rgb
+    )
+    return as_rgb(convert(message))  # which also says when an image is too small for the model
 
 
 def _load_lens(settings: PerceptionParameters) -> Lens:

@@ -1,8 +1,75 @@
-"""Without ROS 2 only test_ros.py is collected, which says what is missing."""
+"""Real processes and a ROS graph of their own for each module of tests.
+
+Without ROS 2 only test_ros.py is collected, which says what is missing.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore_glob = [] if HAS_ROS else ["test_[!r]*.py"]
+
+ROOT = Path(__file__).resolve().parents[2]
+_graphs = itertools.count()
+
+if HAS_ROS:
+    sys.path.insert(0, str(Path(__file__).parent))  # for `ros_graph`, wherever pytest was started
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """An untrained lens-nano: it answers at length, and never anything readable."""
+    import torch
+
+    from lens_ros.model.checkpoint import save_model
+    from training.nano import build_nano
+
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    model, tokenizer = build_nano(0)
+    save_model(model, tokenizer, folder, dtype=torch.float16)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Three pictures of 640x480 pixels that differ: raw they have 0.9 MB, which only the Fast DDS profile
+    lets pass.
+    """
+    import cv2
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        picture = np.full((480, 640, 3), (40, 60, 90), np.uint8)
+        cv2.circle(picture, (150 + 150 * number, 240), 60, (0, 0, 200), cv2.FILLED)
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """A ROS graph that no other module of tests sees, with a node of this process in it; see
+    `ros_graph.Graph`.
+    """
+    from ros_graph import Graph
+
+    from lens_ros.nodes.processes import isolate
+
+    saved = dict(os.environ)
+    domain = (os.getpid() + 7 * next(_graphs)) % 99 + 1
+    isolate(domain)
+    os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    graph = Graph(domain, tmp_path_factory.mktemp("logs"))
+    yield graph
+    graph.close()
+    os.environ.clear()
+    os.environ.update(saved)

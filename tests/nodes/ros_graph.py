@@ -1,0 +1,156 @@
+"""What the tests of the nodes share: a node of their own, processes, and everything that was received."""
+
+from __future__ import annotations
+
+import array
+import time
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from lens_ros.msg import Reasoning, Segmentation
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess
+
+TIMEOUT = 60.0  # of anything that takes a moment; only ever reached by a failure
+START_TIMEOUT = 240.0  # of a process that imports torch beside other work
+
+
+class Graph(Driver):
+    """A node that drives and listens, and the processes that it started."""
+
+    def __init__(self, domain: int, logs: Path) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(args=[], context=self.context, domain_id=domain)
+        node = rclpy.create_node("tests", context=self.context)
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+        super().__init__(node, executor)
+        self._logs = logs
+
+    def launch(self, name: str, parameters: dict[str, Any], **options: Any) -> NodeProcess:
+        """Starts `lens_ros.nodes.NAME` as a process of this graph."""
+        log = self._logs / f"{name}_{len(self.processes)}.log"
+        process = NodeProcess(f"lens_ros.nodes.{name}", log, parameters=parameters, **options)
+        self.processes.append(process)
+        return process
+
+    def stop(self, process: NodeProcess, *signals: Any) -> int:
+        """Ends a process, which then no longer has to live; its exit code."""
+        self.processes.remove(process)
+        return process.stop(*signals)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.stop()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def bring_up(self, node_name: str = "perception") -> None:
+        assert self.change_state(node_name, CONFIGURE, START_TIMEOUT)
+        assert self.change_state(node_name, ACTIVATE, START_TIMEOUT)
+
+    def set_parameter(self, node_name: str, name: str, value: Any) -> Any:
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call(SetParameters, f"{node_name}/set_parameters", request, TIMEOUT).results[0]
+
+    def wait_for_log(self, process: NodeProcess, *parts: str) -> str:
+        """The first line of the log that contains every part."""
+
+        def line() -> str:
+            return next((line for line in process.log.splitlines() if all(p in line for p in parts)), "")
+
+        self.wait_until(line, TIMEOUT, f"a line of the log with {parts}")
+        return line()
+
+
+class Conversation:
+    """Talks to `perception`: sends images and instructions, keeps all that comes back in order of arrival."""
+
+    def __init__(self, graph: Graph, *, with_images: bool = True) -> None:
+        self.graph = graph
+        self.received: list[tuple[str, Any]] = []
+        node = graph.node
+        self._subscriptions = [
+            node.create_subscription(
+                kind, topic, lambda m, topic=topic: self.received.append((topic, m)), 100
+            )
+            for topic, kind in (("reasoning", Reasoning), ("segmentation", Segmentation), ("mask", Image))
+        ]
+        # Without: where a camera process publishes them.
+        self.images = node.create_publisher(Image, "image", 5) if with_images else None
+        self.instructions = node.create_publisher(String, "instruction", 10)
+        self._sent = 0
+
+    def close(self) -> None:
+        for subscription in self._subscriptions:
+            self.graph.node.destroy_subscription(subscription)
+        for publisher in (self.images, self.instructions):
+            if publisher is not None:
+                self.graph.node.destroy_publisher(publisher)
+
+    def wait_until_heard(self) -> None:
+        """Until `perception` subscribes to us, and we see its publishers."""
+        publishers = ("reasoning", "segmentation", "mask")
+        self.graph.wait_until(
+            lambda: (
+                (self.images is None or self.images.get_subscription_count())
+                and self.instructions.get_subscription_count()
+                and all(self.graph.node.count_publishers(topic) for topic in publishers)
+            ),
+            TIMEOUT,
+            "perception's endpoints",
+        )
+
+    def send_image(self, **changes: Any) -> Image:
+        """A good 96x64 image with a stamp that no other has, and some fields changed."""
+        self._sent += 1
+        message = Image(
+            height=64, width=96, encoding="rgb8", step=288, data=array.array("B", bytes(64 * 288))
+        )
+        message.header.stamp.sec = 1000 + self._sent
+        message.header.frame_id = "camera_optical_frame"
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.images.publish(message)
+        return message
+
+    def say(self, instruction: str) -> None:
+        self.instructions.publish(String(data=instruction))
+
+    def of(self, topic: str, instruction: str | None = None) -> list[Any]:
+        return [
+            message
+            for name, message in self.received
+            if name == topic and (instruction is None or message.instruction == instruction)
+        ]
+
+    def wait_for_answer(self, instruction: str, *, with_images: bool = False) -> Segmentation:
+        """The next segmentation for an instruction; meanwhile a good image now and then if so asked."""
+        next_image = 0.0
+
+        def come() -> object:
+            nonlocal next_image
+            if with_images and time.monotonic() > next_image:
+                next_image = time.monotonic() + 0.2
+                self.send_image()
+            thoughts = self.of("reasoning", instruction)  # topics are not ordered among each other
+            return bool(self.of("segmentation", instruction)) and thoughts and thoughts[-1].finished
+
+        self.graph.wait_until(come, TIMEOUT, f"a segmentation for '{instruction}'")
+        return self.of("segmentation", instruction)[0]
+
+    def assert_it_works(self, instruction: str) -> None:
+        """A good image and a new instruction are answered."""
+        answer = self.ask(instruction)
+        assert answer.tokens > 0 and answer.header.frame_id == "camera_optical_frame"
+
+    def ask(self, instruction: str) -> Segmentation:
+        self.say(instruction)
+        return self.wait_for_answer(instruction, with_images=True)

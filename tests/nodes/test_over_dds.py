@@ -1,0 +1,151 @@
+"""The camera and `perception` as two processes that know each other only through DDS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ros_graph import TIMEOUT, Conversation
+from sensor_msgs.msg import Image
+
+from lens_ros.nodes import conversions
+from lens_ros.nodes.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO, NANO = ROOT / "demo" / "tabletop", ROOT / "models" / "lens-nano"
+
+
+def stamp(message) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
+
+
+@pytest.fixture(scope="module")
+def camera(graph, pictures):
+    return graph.launch("camera", {"source": str(pictures), "frame_rate_hz": 15.0, "frame_id": "eye"})
+
+
+@pytest.fixture(scope="module")
+def perception(graph, camera, checkpoint):
+    process = graph.launch("perception", {"model": str(checkpoint), "max_new_tokens": 48})
+    graph.bring_up()
+    return process
+
+
+def converse(graph, instruction: str) -> None:
+    """Asks one instruction and checks everything that comes back against what the camera sent."""
+    sent: list[Image] = []
+    conversation = Conversation(graph, with_images=False)
+    images = graph.node.create_subscription(Image, "image", sent.append, 200)
+    conversation.wait_until_heard()
+    graph.wait_until(lambda: sent, TIMEOUT, "camera images")
+    conversation.say(instruction)
+    answer = conversation.wait_for_answer(instruction)
+    graph.wait_until(lambda: conversation.of("mask"), TIMEOUT, "a mask")
+    graph.wait_until(lambda: stamp(sent[-1]) > stamp(answer), TIMEOUT, "a later image")
+    graph.node.destroy_subscription(images)
+    conversation.close()
+
+    (image,) = [message for message in sent if stamp(message) == stamp(answer)]
+    assert answer.header == image.header and answer.header.frame_id == "eye"
+    (mask,) = conversation.of("mask")
+    assert mask.header == image.header
+    assert (mask.encoding, mask.height, mask.width) == ("mono8", 480, 640)
+    assert set(mask.data) <= {0, 255}
+    union = np.zeros((480, 640), bool)
+    for instance in answer.instances:
+        decoded = conversions.decode_mask(instance.mask)
+        assert decoded.shape == (480, 640)
+        if not instance.rejected:
+            union |= decoded
+    np.testing.assert_array_equal(np.frombuffer(mask.data, np.uint8).reshape(480, 640) > 0, union)
+    assert bool(answer.reason) == (not union.any())
+
+    names = [
+        name for name, message in conversation.received if getattr(message, "instruction", "") == instruction
+    ]
+    assert names[0] == "reasoning" and names.count("segmentation") == 1
+    thoughts = conversation.of("reasoning", instruction)
+    assert not thoughts[0].finished and thoughts[-1].finished
+    assert {stamp(thought) for thought in thoughts} == {stamp(answer)}
+
+
+def test_raw_images_of_almost_a_megabyte(graph, perception):
+    converse(graph, "the red ball")
+
+
+def test_the_overlay_is_made_for_subscribers_only(graph, perception):
+    conversation = Conversation(graph, with_images=False)
+    conversation.wait_until_heard()
+    overlays: list[Image] = []
+    subscription = graph.node.create_subscription(Image, "overlay", overlays.append, 10)
+    graph.wait_until(lambda: graph.node.count_publishers("overlay"), TIMEOUT, "the overlay's publisher")
+    graph.spin(0.5)  # the publisher has to know us as well, and tells nobody when it does
+    conversation.say("the red ball with a picture")
+    answer = conversation.wait_for_answer("the red ball with a picture")
+    graph.wait_until(lambda: overlays, TIMEOUT, "an overlay")
+    assert overlays[0].header == answer.header
+    assert (overlays[0].encoding, overlays[0].height, overlays[0].width) == ("rgb8", 480, 640)
+    graph.node.destroy_subscription(subscription)
+    conversation.close()
+
+
+def test_compressed_images_after_a_new_configuration(graph, perception):
+    for transition in (DEACTIVATE, CLEANUP):
+        assert graph.change_state("perception", transition)
+    assert graph.set_parameter("perception", "image_transport", "compressed").successful
+    for transition in (CONFIGURE, ACTIVATE):
+        assert graph.change_state("perception", transition)
+    assert "images from /image/compressed" in perception.log
+    converse(graph, "the red ball, compressed")
+
+
+def test_an_instruction_is_repeated_at_the_interval_that_is_set(graph, perception):
+    conversation = Conversation(graph, with_images=False)
+    conversation.wait_until_heard()
+    assert graph.set_parameter("perception", "reasoner_interval_s", 0.1).successful
+    conversation.say("the red ball again and again")
+    graph.wait_until(
+        lambda: len(conversation.of("segmentation", "the red ball again and again")) >= 3,
+        TIMEOUT,
+        "repetitions",
+    )
+    assert graph.set_parameter("perception", "reasoner_interval_s", 0.0).successful
+    stamps = [stamp(message) for message in conversation.of("segmentation")]
+    assert stamps == sorted(set(stamps))  # each time a newer image
+    conversation.close()
+
+
+def test_it_all_ends_cleanly(graph, perception, camera):
+    assert graph.stop(camera) == 0
+    assert graph.stop(perception) == 0
+    for process in (camera, perception):
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.skipif(not (NANO / "model.safetensors").exists(), reason="models/lens-nano is not there")
+@pytest.mark.skipif(not (DEMO / "metadata.yaml").exists(), reason="demo/tabletop is not there")
+def test_the_demo_finds_what_it_asks_for(tmp_path):
+    """`make run ASK=...` as a process: exit code, pictures, table."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lens_ros.nodes.demo",
+            "--out",
+            str(tmp_path / "out"),
+            "--ask",
+            "the blue mug",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "> the blue mug" in done.stdout and "pictures:" in done.stdout
+    assert (tmp_path / "out" / "1-the-blue-mug.png").is_file()
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    assert "nothing:" not in done.stdout, done.stdout
