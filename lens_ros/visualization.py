@@ -18,7 +18,7 @@ _LINE = 18  # pixels, a line of text
 
 
 def overlay(rgb: np.ndarray, segmentation: Segmentation) -> np.ndarray:
-    """The image with every instance tinted, outlined, boxed and named: green when accepted, red when rejected.
+    """The image with every instance tinted, outlined, boxed and named: green accepted, red rejected.
 
     Args:
         rgb: ``(H, W, 3)`` uint8.

@@ -32,7 +32,7 @@ class SuperviseConfig:
         simple_share: share of simple expressions in the full mix.
         adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
         checkpoint_every, evaluate_every: steps.
-        validation_seed, validation_expressions: of the greedy evaluation during training.
+        validation_seed, validation_expressions: of the greedy evaluation during training; 0 for none.
     """
 
     data: str

@@ -291,7 +291,9 @@ class _Clerk:
         self._lens = Lens(model, tokenizer)
         self._config = config
         count = config.validation_expressions
-        self._questions = list(tabletop_questions(config.validation_seed, max(1, count // 2), count))
+        # No validation, no simulator: training itself needs no OpenGL.
+        questions = tabletop_questions(config.validation_seed, (count + 1) // 2, count) if count else ()
+        self._questions = list(questions)
         self._log = Metrics(Path(config.out))
         counted = sum(p.numel() for p in model.parameters()) / 1e6
         print(f"{config.out}: step {first}, {counted:.2f} M parameters, {len(tokenizer)} tokens", flush=True)
@@ -302,7 +304,8 @@ class _Clerk:
         self._log.add(metrics)
         if step % 50 == 0:
             self._progress.set_postfix_str(self._log.write(step, seconds))
-        if answers and step % self._config.evaluate_every == 0 and step < self._config.steps:
+        due = step % self._config.evaluate_every == 0 and step < self._config.steps
+        if self._questions and answers and due:
             self._lens.model.eval()
             result = summarize(evaluate(self._lens, self._questions))
             self._log.write(step, seconds, evaluation=result)

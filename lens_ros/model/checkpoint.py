@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -47,10 +46,11 @@ def find_model(name_or_path: str | Path) -> Path:
 
 
 def _model_folders() -> list[Path]:
-    """Where models lie: beside the source, in a ROS overlay's share folder, in a Python installation."""
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    installed = [Path(prefix) / "share" / "lens_ros" / "models" for prefix in prefixes]
-    return [Path(__file__).resolve().parents[2] / "models", *installed]
+    """Where models lie: in a checkout, in a pip-installed package, in the share folder of a ROS overlay."""
+    package = Path(__file__).resolve().parents[1]
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    shares = [Path(prefix) / "share" / "lens_ros" / "models" for prefix in prefixes]
+    return [package.parent / "models", package / "models", *shares]
 
 
 def save_model(
@@ -84,8 +84,8 @@ def load_model(folder: Path) -> tuple[LensModel, PreTrainedTokenizerFast]:
         tokenizer = load_tokenizer(folder)
     except Exception as error:  # transformers raises many kinds, up to bare Exception from its Rust core
         raise CheckpointError(
-            f"{folder} has no readable tokenizer ({error}); expected tokenizer.json and tokenizer_config.json. "
-            "Restore the folder from where it came."
+            f"{folder} has no readable tokenizer ({error}); expected tokenizer.json and "
+            "tokenizer_config.json. Restore the folder from where it came."
         ) from error
     return model.eval(), tokenizer
 

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lens_ros.lens import Lens
+from lens_ros.model import prompts
+from lens_ros.model.images import reasoner_grid
+from lens_ros.model.network import LensModel
+from training.nano import build_nano
+
+
+@pytest.fixture(scope="session")
+def untrained() -> tuple[LensModel, PreTrainedTokenizerFast]:
+    """lens-nano at birth, in eval mode; tests must not change it."""
+    model, tokenizer = build_nano(seed=0)
+    # At birth the language head repeats one token; noise makes greedy answers worth comparing.
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.language_model.layers.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def lens(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> Lens:
+    return Lens(*untrained)
+
+
+@pytest.fixture(scope="session")
+def prompt_ids(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> Callable[[str], torch.Tensor]:
+    model, tokenizer = untrained
+    rows, cols = reasoner_grid(model.config.image)
+
+    def encode(instruction: str) -> torch.Tensor:
+        text = prompts.image_prefix(rows * cols) + prompts.question(instruction)
+        return torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def picture() -> torch.Tensor:
+    """``(1, 224, 224, 3)`` uint8 noise."""
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8))

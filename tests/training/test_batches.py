@@ -1,0 +1,123 @@
+"""Batches are pure; packing several expressions into a row changes nothing for any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lens_ros.model import prompts
+from lens_ros.model.network import LensModel
+from lens_ros.model.positions import mrope_positions
+from training.config import SuperviseConfig
+from training.data.batches import IGNORED, BatchMaker, BatchPlan, TextPacker
+from training.data.tabletop import TabletopShards
+from training.nano import build_nano
+from training.supervise import SupervisedLoss
+
+PLAN = BatchPlan(images=3, expressions=3, short=False, simple_share=0.2, box_prompts=2)
+Built = tuple[LensModel, PreTrainedTokenizerFast]
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    return build_nano(seed=0)
+
+
+@pytest.fixture(scope="module")
+def maker(built: Built, shards: TabletopShards) -> BatchMaker:
+    return BatchMaker(shards, 16, *built)
+
+
+def tensors(thing: object) -> list[torch.Tensor]:
+    if isinstance(thing, torch.Tensor):
+        return [thing]
+    if dataclasses.is_dataclass(thing):
+        return [t for f in dataclasses.fields(thing) for t in tensors(getattr(thing, f.name))]
+    return []
+
+
+def test_a_batch_depends_on_its_arguments_alone(built: Built, shards: TabletopShards) -> None:
+    first, second = (BatchMaker(shards, 16, *built) for _ in range(2))
+    first.batch(1, 3, 0, PLAN)  # an earlier batch must leave no trace
+    a, b = tensors(first.batch(1, 7, 0, PLAN)), tensors(second.batch(1, 7, 0, PLAN))
+    assert len(a) > 10
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("other", [(2, 7, 0), (1, 8, 0), (1, 7, 1)])
+def test_seed_step_and_rank_each_change_it(maker: BatchMaker, other: tuple[int, int, int]) -> None:
+    a, b = maker.batch(1, 7, 0, PLAN), maker.batch(*other, PLAN)
+    assert not torch.equal(a.reasoner_images, b.reasoner_images)
+
+
+def test_targets_are_where_the_answer_says(maker: BatchMaker) -> None:
+    batch = maker.batch(0, 0, 0, PLAN)
+    side = batch.instances.shape[-1]
+    for row in range(PLAN.images):
+        for target, box in zip(batch.targets[row], batch.target_boxes[row], strict=True):
+            if target == 0:
+                continue
+            y, x = np.nonzero(batch.instances[row].numpy() == int(target))
+            found = [x.min() / side, y.min() / side, (x.max() + 1) / side, (y.max() + 1) / side]
+            assert box.tolist() == pytest.approx(found)
+
+
+def test_too_few_scenes_are_refused(built: Built, shards: TabletopShards) -> None:
+    with pytest.raises(ValueError, match="holds 16 scenes, the configuration asks for 17"):
+        BatchMaker(shards, 17, *built)
+
+
+def test_packed_rows_equal_single_sequences(built: Built) -> None:
+    """Hidden states of each segment and of its queries, against the plain sequence image + text + queries."""
+    model, tokenizer = built
+    model.eval()
+    dialogues = [
+        [
+            ("the red mug", prompts.answer("looking for a mug .", [(1, 2, 30, 40)], ["red mug"])),
+            ("the blue bowl", prompts.answer("so the blue bowl ( 4 5 )", [(9, 9, 99, 99)], ["blue bowl"])),
+        ],
+        [("the leftmost object", prompts.answer("so the ball", [(0, 0, 5, 5)], ["red ball"]))],
+    ]
+    images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    packed = TextPacker(model, tokenizer).pack(dialogues, segments=2)
+    loss_of = SupervisedLoss(model, tokenizer, SuperviseConfig(data="", out=""))
+    with torch.inference_mode():
+        _, visual = model.see(images)
+        together = loss_of._read(packed, visual)
+        for row, image in enumerate(dialogues):
+            for k, (instruction, answer) in enumerate(image):
+                alone, words = _alone(model, tokenizer, visual[row], instruction, answer)
+                begin = int(packed.queries[row, k])
+                count = model.context.num_queries
+                span = slice(begin - len(words), begin + count)
+                torch.testing.assert_close(
+                    together[row, span], alone[-len(words) - count :], atol=1e-4, rtol=1e-4
+                )
+                labels = packed.labels[row, begin - len(words) : begin]
+                said = [int(label) for label in labels if label != IGNORED]
+                assert said == words[-len(said) :]  # every answer token is a label, the last included
+                assert int(packed.queries[1, 1]) == -1
+
+
+def _alone(
+    model: LensModel, tokenizer: PreTrainedTokenizerFast, visual: torch.Tensor, instruction: str, answer: str
+) -> tuple[torch.Tensor, list[int]]:
+    token = model.reasoner.config.image_token_id
+    words = tokenizer.encode(prompts.question(instruction) + answer, add_special_tokens=False)
+    prefix = tokenizer.encode(prompts.image_prefix(64), add_special_tokens=False)
+    ids = torch.tensor(prefix + words)
+    positions, following = mrope_positions(ids, token, (8, 8))
+    queries = model.context.learnable_query
+    tail = (torch.arange(queries.shape[1]) + following).expand(3, -1)
+    embedded = model.language_model.embed_tokens(ids)[None].clone()
+    embedded[0, ids == token] = visual
+    hidden = model.language_model(
+        inputs_embeds=torch.cat([embedded, queries], dim=1),
+        position_ids=torch.cat([positions, tail], dim=1)[:, None],
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[0], words
