@@ -121,7 +121,7 @@ class CameraNode(Node):
         self._wait(begun, self._source.duration)
 
     def _wait(self, begun: float, at: float) -> float:
-        """Waits until `at` of a playing that began at `begun`; returns the beginning to count from then on."""
+        """Waits until `at` of a playing that began at `begun`; returns the beginning to count from now on."""
         speed = self._settings.rate
         ahead = begun + at / speed - time.monotonic()
         if ahead > 0:
@@ -209,7 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return node.finished.result() if node.finished.done() else 0
+    code = node.finished.result() if node.finished.done() else 0
+    return code or 0
 
 
 if __name__ == "__main__":

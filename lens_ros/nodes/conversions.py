@@ -532,5 +532,5 @@ def _byte_array(pixels: np.ndarray) -> array.array[int]:
     second.
     """
     data = array.array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast("B"))
+    data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
     return data

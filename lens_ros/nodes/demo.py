@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_demo_bag() -> Path:
-    """The recording of the checkout, or the one that was installed with the package. Raises `ProcessError`."""
+    """The recording of the checkout, or the one installed with the package. Raises `ProcessError`."""
     candidates = [Path(__file__).resolve().parents[2] / DEMO_BAG]
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
     candidates += [Path(prefix) / "share" / "lens_ros" / DEMO_BAG for prefix in prefixes if prefix]

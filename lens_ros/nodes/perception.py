@@ -226,7 +226,7 @@ class PerceptionNode(LifecycleNode):
 
     def _open_endpoints(self) -> None:
         def publisher(message_type: type, topic: str, depth: int) -> Any:
-            created = self.create_lifecycle_publisher(
+            created: Any = self.create_lifecycle_publisher(
                 message_type,
                 topic,
                 _reliable(depth),
@@ -315,7 +315,7 @@ class PerceptionNode(LifecycleNode):
             worker.set_frame(message)
 
     def _complain_about_image(self, error: Exception) -> None:
-        kind = error.kind if isinstance(error, ConversionError) else type(error)
+        kind = error.kind if isinstance(error, ConversionError) else type(error).__name__
         text = self._complaints(kind, f"image on {self._image_topic} is not usable: {error}")
         if text is not None:
             self.get_logger().warning(text)
@@ -399,8 +399,8 @@ class PerceptionNode(LifecycleNode):
                 response.message = "set"
         elif request.operation == SetInstruction.Request.REMOVE:
             if present is None or present.id != request.target_id:
-                active = f"{present.id}" if present is not None else "none"
-                response.message = f"no active instruction has the id {request.target_id}; active: {active}"
+                known = f"{present.id}" if present is not None else "none"
+                response.message = f"no active instruction has the id {request.target_id}; active: {known}"
             else:
                 worker.clear("the instruction was removed")
                 response.success, response.target_id, response.message = True, present.id, "removed"

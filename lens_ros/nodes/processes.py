@@ -141,7 +141,7 @@ class Driver:
 
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
         """The response of a service, for which it waits as well."""
-        client = self.node.create_client(service_type, name)
+        client: Any = self.node.create_client(service_type, name)
         try:
             self.wait_until(client.service_is_ready, timeout, f"service {name}")
             future = client.call_async(request)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from lens_ros.msg import Reasoning, Segmentation
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess
 
 TIMEOUT = 60.0  # of anything that takes a moment; only ever reached by a failure
@@ -110,6 +110,7 @@ class Conversation:
 
     def send_image(self, **changes: Any) -> Image:
         """A good 96x64 image with a stamp that no other has, and some fields changed."""
+        assert self.images is not None
         self._sent += 1
         message = Image(
             height=64, width=96, encoding="rgb8", step=288, data=array.array("B", bytes(64 * 288))

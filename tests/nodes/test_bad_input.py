@@ -8,12 +8,12 @@ import array
 import signal
 
 import pytest
-from lens_ros.msg import Segmentation
-from lens_ros.srv import Segment, SetInstruction
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation
 from sensor_msgs.msg import Image
 
+from lens_ros.msg import Segmentation
 from lens_ros.nodes.processes import ACTIVE
+from lens_ros.srv import Segment, SetInstruction
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.nodes import conversions
-from lens_ros.nodes.sources import Shot, SourceError, open_source
+from lens_ros.nodes.sources import Shot, Source, SourceError, open_source
 
 RECORDED = 1_700_000_000  # seconds
 
@@ -63,10 +63,11 @@ def write_bag(folder: Path, *, storage: StoragePlugin = StoragePlugin.MCAP, raw:
     return folder
 
 
-def shots(source) -> list[Shot]:
+def shots(source: Source) -> list[Shot]:
     found = list(source.shots())
-    assert not [problem for problem in found if isinstance(problem, str)]
-    return found
+    played = [shot for shot in found if isinstance(shot, Shot)]
+    assert len(played) == len(found)
+    return played
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
@@ -81,6 +82,7 @@ def test_a_recording_is_read_as_it_was_written(tmp_path, storage, raw):
     assert len([s for s in played if s.stream == "camera_info"]) == 5
     convert = conversions.image_to_rgb if raw else conversions.compressed_to_rgb
     np.testing.assert_allclose(convert(color[2].content), np.full((48, 64, 3), 80), atol=2)
+    assert not isinstance(color[2].content, np.ndarray)
     assert color[2].content.header.frame_id == "recorded_frame"
     assert len(shots(source)) == len(played)  # it can be played again
 
@@ -108,7 +110,8 @@ def test_unreadable_pictures_are_left_out(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     cv2.imwrite(str(tmp_path / "b.png"), np.zeros((4, 4, 3), np.uint8))
     problem, shot = open_source(tmp_path).shots()
-    assert "a.png cannot be read" in problem and shot.stream == "color"
+    assert isinstance(problem, str) and "a.png cannot be read" in problem
+    assert isinstance(shot, Shot) and shot.stream == "color"
     (tmp_path / "b.png").unlink()
     with pytest.raises(SourceError, match="none of the 1 picture"):
         list(open_source(tmp_path).shots())

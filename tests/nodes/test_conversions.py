@@ -1,5 +1,4 @@
-"""Messages <-> arrays: every encoding, padding and byte order, and every way in which a message can be wrong.
-"""
+"""Messages <-> arrays: every encoding, padding, byte order, and every way in which a message can be wrong."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lens_ros.msg import Mask
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from lens_ros.msg import Mask
 from lens_ros.nodes import conversions
 from lens_ros.nodes.conversions import ConversionError
 

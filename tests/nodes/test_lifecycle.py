@@ -1,5 +1,4 @@
-"""The life of a `perception` process: without a model, with a damaged one, repaired, up, down, and its end.
-"""
+"""The life of a `perception` process: with a missing, damaged, repaired model; up, down, and its end."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import shutil
 import signal
 
 import pytest
-from lens_ros.srv import SetInstruction
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation, Graph
 
 from lens_ros.nodes.processes import (
@@ -20,6 +18,7 @@ from lens_ros.nodes.processes import (
     UNCONFIGURED,
     NodeProcess,
 )
+from lens_ros.srv import SetInstruction
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +75,7 @@ def test_after_the_repair_the_same_process_is_configured(graph, perception, mode
 
 def test_while_inactive_instructions_are_refused_aloud(graph, perception):
     conversation = Conversation(graph)
+    assert conversation.images is not None
     graph.wait_until(conversation.instructions.get_subscription_count, TIMEOUT, "a subscription")
     conversation.say("too early")
     graph.wait_for_log(perception, "'too early' ignored: the node is inactive; activate it")

@@ -1,5 +1,4 @@
-"""The tables of parameters: what they declare, what they refuse, and that the documented YAML says the same.
-"""
+"""The tables of parameters: what they declare, what they refuse; the documented YAML says the same."""
 
 from __future__ import annotations
 

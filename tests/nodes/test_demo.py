@@ -1,0 +1,122 @@
+"""What the demo prints and writes; that it runs is tested in test_over_dds.py."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import RegionOfInterest
+
+from lens_ros.msg import Instance, Segmentation
+from lens_ros.nodes import demo, processes
+from lens_ros.nodes.processes import NodeProcess, ProcessError
+
+ROOT = Path(__file__).resolve().parents[2]
+GROWING = (
+    "i look",
+    "i look for mug.",
+    "i look for mug. red mug (10 20);",
+    "i look for mug. red mug (10 20); so the red mug",
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def grow(out: io.StringIO) -> str:
+    printer = demo.Printer(out)
+    printer.begin("the mug")
+    for text in GROWING:
+        printer.grow(text, finished=False)
+    printer.grow(GROWING[-1], finished=True)
+    return out.getvalue()
+
+
+def test_a_terminal_shows_every_token_in_place():
+    assert grow(Terminal()).endswith("i look for mug. red mug (10 20); so the red mug\n")
+
+
+def test_a_pipe_gets_whole_clauses():
+    assert grow(io.StringIO()).splitlines() == [
+        "",
+        "> the mug",
+        "  i look for mug.",
+        "  red mug (10 20);",
+        "  so the red mug",
+    ]
+
+
+def answer(instruction: str, *instances: Instance, reason: str = "") -> demo.Answer:
+    segmentation = Segmentation(instruction=instruction, instances=instances, reason=reason, reason_ms=250.0)
+    return demo.Answer("attribute", instruction, segmentation, np.zeros((48, 64, 3), np.uint8), Path("1.png"))
+
+
+def test_the_table_has_a_line_for_each_answer_and_no_rejected_object():
+    box = RegionOfInterest(x_offset=10, y_offset=20, width=30, height=5)
+    answers = [
+        answer("the red mug", Instance(label="red mug", score=0.91, box=box), Instance(rejected="no")),
+        answer("the unicorn", reason="nothing fits"),
+    ]
+    lines = demo.table(answers).splitlines()
+    assert [line.split() for line in lines] == [
+        ["instruction", "found", "box", "score", "ms"],
+        ["the", "red", "mug", "red", "mug", "10,20", "40,25", "0.91", "250"],
+        ["the", "unicorn", "nothing:", "nothing", "fits", "250"],
+    ]
+    assert demo.contact_sheet(answers).shape[2] == 3
+
+
+def test_the_questions_are_of_different_kinds_about_what_is_in_the_scene():
+    scene = json.loads((ROOT / "demo" / "scene.json").read_text())
+    colors = {entry["color"] for entry in scene["objects"]}
+    assert len({kind for kind, _ in demo.QUESTIONS}) == len(demo.QUESTIONS) >= 5
+    known = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray"}
+    for _, question in demo.QUESTIONS:
+        assert set(question.split()) & known <= colors
+
+
+def test_file_names_are_plain():
+    assert demo._slug("Hand me the red mug, please!") == "hand-me-the-red-mug-please"
+    assert demo._slug("das blaue Häuschen " * 9).isascii()
+    assert demo._slug("???") == "instruction"
+
+
+def test_another_recording_needs_a_question(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--bag", "somewhere"])
+    assert "say what to look for with --ask" in capsys.readouterr().err
+
+
+def test_a_process_that_ends_is_reported_with_its_log(tmp_path):
+    process = NodeProcess("lens_ros.no_such_module", tmp_path / "log")
+    assert process.wait(60) != 0
+    with pytest.raises(ProcessError, match=r"ended with exit code 1[\s\S]*No module named"):
+        process.check()
+
+
+def test_parameters_keep_their_types_on_the_command_line(tmp_path, monkeypatch):
+    started: list[list[str]] = []
+
+    class Started:
+        def __init__(self, command, **options):
+            started.append(command)
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Started)
+    values = {"text": "yes", "number": 1.0, "count": 3, "flag": True, "empty": "", "long": "the mug: " * 40}
+    NodeProcess("module", tmp_path / "log", parameters=values, remappings={"image": "/camera/image"})
+    import yaml
+
+    arguments = started[0][started[0].index("--ros-args") + 1 :]
+    pairs = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert pairs["-r"] == "image:=/camera/image"
+    given = [
+        text.split(":=", 1)
+        for flag, text in zip(arguments[::2], arguments[1::2], strict=True)
+        if flag == "-p"
+    ]
+    assert {name: yaml.safe_load(text) for name, text in given} == values
