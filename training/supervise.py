@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from training.evaluate import evaluate
 from training.losses import language_loss, mask_iou, mask_loss
 from training.nano import build_nano, number_tokens
 
+METRICS = "metrics.jsonl"
 _MASK_SIDE = 128  # pixels at which masks are compared: twice the decoder's resolution
 
 
@@ -316,7 +318,8 @@ class Metrics:
     """Running means of the steps since the last line, written as JSON lines to ``out/metrics.jsonl``."""
 
     def __init__(self, out: Path) -> None:
-        self._path = out / "metrics.jsonl"
+        self._path = out / METRICS
+        self._path.touch()
         self._sums: dict[str, list[float]] = {}
 
     def add(self, metrics: dict[str, float]) -> None:
@@ -336,7 +339,7 @@ class Metrics:
 def export(
     model: LensModel, tokenizer: PreTrainedTokenizerFast, config: SuperviseConfig, seconds: float
 ) -> Path:
-    """Writes the model as it ships, float16, with ``training.json``: configuration, seeds and time."""
+    """Writes the model as it ships, float16, with its record: configuration, seeds, time and curves."""
     folder = Path(config.out) / "model"
     save_model(model, tokenizer, folder, dtype=torch.float16)
     record = {
@@ -346,6 +349,7 @@ def export(
         "config": dataclasses.asdict(config),
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    shutil.copy(Path(config.out) / METRICS, folder)
     return folder
 
 

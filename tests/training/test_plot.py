@@ -1,0 +1,43 @@
+"""Curves as a picture; a broken file is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from training.plot import main, read_metrics
+
+LINES = [
+    {"step": 50, "seconds": 60, "boxes/iou": 0.1},
+    {"step": 100, "seconds": 120, "boxes/iou": 0.4, "context/iou": 0.2},
+    {"step": 100, "seconds": 130, "evaluation": {"right_object": 40.0, "box_acc50": 30.0, "ciou": 25.0}},
+]
+
+
+def write(folder: Path, *texts: str) -> Path:
+    path = folder / "metrics.jsonl"
+    path.write_text("\n".join(texts) + "\n")
+    return path
+
+
+def test_draws(tmp_path: Path) -> None:
+    metrics = write(tmp_path, *map(json.dumps, LINES))
+    assert main([str(metrics), str(tmp_path / "a" / "curves.png")]) == 0
+    picture = cv2.imread(str(tmp_path / "a" / "curves.png"))
+    assert picture.shape[1] > 1000
+    assert len({tuple(color) for color in picture[::7, ::7].reshape(-1, 3).tolist()}) > 4
+
+
+def test_a_resumed_run_counts_each_step_once(tmp_path: Path) -> None:
+    again = {**LINES[1], "boxes/iou": 0.5}
+    metrics = read_metrics(write(tmp_path, *map(json.dumps, [*LINES, again])))
+    assert [(m["step"], m.get("boxes/iou")) for m in metrics] == [(50, 0.1), (100, 0.5), (100, None)]
+
+
+def test_a_broken_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = write(tmp_path, json.dumps(LINES[0]), "{")
+    assert main([str(metrics), str(tmp_path / "curves.png")]) == 2
+    assert "line 2" in capsys.readouterr().err
