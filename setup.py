@@ -1,4 +1,4 @@
-"""lens_ros for people without ROS: `pip install .` gives the modules lens_ros and training, the weights and the command `lens`.
+"""lens_ros without ROS: `pip install .` gives the modules lens_ros and training, the weights and `lens`.
 
 With ROS, colcon reads package.xml and CMakeLists.txt instead and ignores this file.
 """
@@ -14,7 +14,7 @@ setup(
     author_email="lens-ros@example.org",
     python_requires=">=3.10",
     # models/ travels inside the package: lens_ros/models/lens-nano/... in site-packages.
-    packages=[*find_packages(include=["lens_ros", "lens_ros.*", "training", "training.*"]), "lens_ros.models"],
+    packages=[*find_packages(include=["lens_ros*", "training*"]), "lens_ros.models"],
     package_dir={"lens_ros.models": "models"},
     package_data={"lens_ros.models": ["*/*"], "training": ["configs/*.yaml"]},
     install_requires=[

@@ -1,9 +1,9 @@
-"""Segmentation of what an instruction means, with the reasoning that led there: for robots, as a ROS 2 node and without ROS."""
+"""Segments what an instruction means, with the reasoning that led there: a ROS 2 node, and plain Python."""
 
 from pkgutil import extend_path
 
-# The generated interfaces (lens_ros.msg, .srv, .action) lie in the built overlay, the sources perhaps elsewhere (a checkout
-# in front of it on sys.path): both folders are one package.
+# The generated interfaces (lens_ros.msg, .srv, .action) lie in the built overlay, the sources perhaps in a
+# checkout in front of it on sys.path. Both folders are one package.
 __path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"

@@ -1,13 +1,16 @@
-"""Builds the environment that `. ./env.sh` enters: `make setup` runs this with the machine's Python and nothing else.
+"""Builds the environment that `. ./env.sh` enters: what `make setup` runs, with the machine's Python alone.
 
 1. .venv/              a virtual environment
-2. packages            requirements.txt; and requirements-ros.txt where no ROS 2 is sourced; torch without CUDA where no GPU is
-3. OpenGL              Debian's packages for the simulator, tried once and only where that needs no password
+2. packages            requirements.txt, and requirements-ros.txt where no ROS 2 is sourced, in the versions
+                       of constraints.txt; torch without CUDA where no GPU is
+3. OpenGL              Debian's packages for the simulator, tried once, where that needs no password
 4. build/ install/     the interfaces and the package, by colcon
 
-Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while that is unchanged.
+Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while
+that is unchanged.
 
-LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or whatever is installed already.
+LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or none: what is
+installed already stays.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +36,7 @@ PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "lens_ros"
 PYTHON_VERSIONS = ((3, 10), (3, 14))  # the ROS 2 wheels' range; 3.10 to 3.12 are tested
 OLDEST_PIP = (23, 1)  # reads a package's requirements without downloading the package
+PIP = "pip==25.3"  # where it is older
 UV = "uv==0.13.9"
 OPENGL_PACKAGES = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgles2")
 BUILD_PACKAGES = ("build-essential", "python3-dev", "python3-venv")
@@ -42,21 +46,23 @@ class SetupError(Exception):
     """What is missing, and what to do. Shown without a traceback."""
 
 
-# --- small helpers ---------------------------------------------------------------------------------------------------
+# --- small helpers
 
 
 def say(text: str) -> None:
     print(f"[setup] {text}", flush=True)
 
 
-def run(command: Iterable[str | Path], what: str, environment: dict[str, str] | None = None) -> None:
+def run(command: Sequence[str | Path], what: str, environment: dict[str, str] | None = None) -> None:
     """Runs a command; its output appears only when it fails."""
     arguments = [str(part) for part in command]
     result = subprocess.run(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if result.returncode != 0:
-        raise SetupError(f"{what} failed (exit status {result.returncode}): {' '.join(arguments)}\n{result.stdout.strip()}")
+        raise SetupError(
+            f"{what} failed (exit status {result.returncode}): {' '.join(arguments)}\n{result.stdout.strip()}"
+        )
 
 
 def fingerprint(*parts: str, files: Iterable[Path] = (), names: Iterable[Path] = ()) -> str:
@@ -91,15 +97,17 @@ def apt_install(packages: Iterable[str]) -> bool:
         prefix = ["sudo", "-n"]
     else:
         return False
-    install = [*prefix, "apt-get", "install", "-y", "--no-install-recommends", *packages]
-    quiet = {"capture_output": True, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-    if subprocess.run(install, **quiet).returncode == 0:
-        return True
-    subprocess.run([*prefix, "apt-get", "update"], **quiet)  # a fresh container has no package lists
-    return subprocess.run(install, **quiet).returncode == 0
+
+    def apt_get(*arguments: str) -> bool:
+        command = [*prefix, "apt-get", "-q", "-y", "--no-install-recommends", *arguments]
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+    # A fresh container has no package lists: update, and try again.
+    return apt_get("install", *packages) or (apt_get("update") and apt_get("install", *packages))
 
 
-# --- what the machine has --------------------------------------------------------------------------------------------
+# --- what the machine has
 
 
 def outside_environment() -> dict[str, str]:
@@ -118,13 +126,14 @@ def outside_environment() -> dict[str, str]:
 
 
 def machine_python() -> str:
-    """The Python that the environment is made from: this one, or the one underneath if this is the environment's own."""
-    python = getattr(sys, "_base_executable", sys.executable) if sys.prefix != sys.base_prefix else sys.executable
+    """The Python that the environment is made from: this one, or the one underneath a virtual environment."""
+    in_venv = sys.prefix != sys.base_prefix
+    python = getattr(sys, "_base_executable", sys.executable) if in_venv else sys.executable
     low, high = PYTHON_VERSIONS
     if not low <= sys.version_info[:2] <= high:
         raise SetupError(
-            f"Python {platform.python_version()} ({python}) does not fit: {low[0]}.{low[1]} to {high[0]}.{high[1]} is"
-            " expected. Choose another with `make setup PYTHON=/path/to/python3.12`."
+            f"Python {platform.python_version()} ({python}) does not fit; expected is {low[0]}.{low[1]} to"
+            f" {high[0]}.{high[1]}. Choose another with `make setup PYTHON=/path/to/python3.12`."
         )
     return python
 
@@ -138,9 +147,10 @@ def sourced_ros(python: str) -> str | None:
     if found.returncode != 0:
         distribution = environment.get("ROS_DISTRO", "?")
         raise SetupError(
-            f"a ROS 2 ({distribution}) is sourced, but {python} cannot import its rclpy:\n{found.stderr.strip()}\n"
-            "Either choose its Python (on Ubuntu `make setup PYTHON=/usr/bin/python3`), or start from a shell without"
-            " ROS 2: then real ROS 2 wheels are installed into .venv/."
+            f"a ROS 2 ({distribution}) is sourced, but {python} cannot import its rclpy:\n"
+            f"{found.stderr.strip()}\n"
+            "Either choose its Python (on Ubuntu `make setup PYTHON=/usr/bin/python3`), or start from a shell"
+            " without ROS 2: then real ROS 2 wheels are installed into .venv/."
         )
     return environment.get("ROS_DISTRO", "unknown")
 
@@ -186,34 +196,34 @@ def has_opengl() -> bool:
     return egl or loads("libOSMesa.so.8") or loads("libOSMesa.so.6")
 
 
-# --- the steps -------------------------------------------------------------------------------------------------------
+# --- the steps
 
 
 def make_venv(python: str, ros: str | None) -> None:
-    key = fingerprint(python, platform.python_version(), str(ros is not None))
+    key = fingerprint(os.path.realpath(python), platform.python_version(), str(ros is not None))
     if done("venv", key) and PYTHON.exists():
         return
     say(f"virtual environment .venv/ with Python {platform.python_version()}")
-    for folder in (VENV, ROOT / "build", ROOT / "install", ROOT / "log"):  # the build refers to the environment
+    for folder in (VENV, ROOT / "build", ROOT / "install", ROOT / "log"):  # the build refers to .venv/
         shutil.rmtree(folder, ignore_errors=True)
     options = ["--system-site-packages"] if ros else []
     run([python, "-m", "venv", *options, VENV], "creating the virtual environment", outside_environment())
     (VENV / "COLCON_IGNORE").touch()
-    (STAMPS).mkdir()
+    STAMPS.mkdir()
     if ros is None:
         (STAMPS / "wheels").touch()  # env.sh asks for it
     mark("venv", key)
 
 
-def pip(*arguments: str | Path) -> list[str | Path]:
-    return [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+def pip(*arguments: str | Path) -> list[str]:
+    return [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", *map(str, arguments)]
 
 
 def update_pip() -> None:
     """Ubuntu 22.04's pip is too old to look before it downloads."""
     version = subprocess.run(pip("--version"), capture_output=True, text=True, check=True).stdout.split()[1]
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PIP:
-        run(pip("install", "--quiet", "pip>=23.1"), "updating pip")
+        run(pip("install", "--quiet", PIP), "updating pip")
 
 
 def torch_requirement() -> str:
@@ -225,29 +235,30 @@ def would_install_cuda(requirement: str) -> bool:
     """What pip, as it is configured here, would fetch for torch."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        run(pip("install", "--quiet", "--dry-run", "--report", report, requirement), f"asking pip for {requirement}")
+        look = pip("install", "--quiet", "--dry-run", "--report", report, requirement)
+        run(look, f"asking pip for {requirement}")
         names = [item["metadata"]["name"] for item in json.loads(report.read_text())["install"]]
     return any(name.startswith(("nvidia-", "cuda-")) for name in names)
 
 
-def install_torch(choice: str) -> None:
-    """With choice "cpu" never the gigabytes of CUDA that come with the ordinary Linux build."""
+def install_cpu_torch() -> None:
+    """Never the gigabytes of CUDA that come with the ordinary Linux build."""
     requirement = torch_requirement()
-    if choice == "cpu" and would_install_cuda(requirement):
-        say(f"{requirement} without CUDA, as this machine has no NVIDIA GPU")
-        run(pip("install", "--quiet", UV), "installing uv")
-        try:
-            run(  # uv knows where the CPU builds are
-                [VENV / "bin" / "uv", "pip", "install", "--quiet", "--python", PYTHON, "--torch-backend", "cpu", requirement],
-                "installing torch without CUDA",
-            )
-        except SetupError as error:
-            raise SetupError(
-                f"{error}\nThe CPU build of torch could not be fetched. Put its wheel into a folder and set"
-                " PIP_FIND_LINKS to it; or accept the build with CUDA (about 3 GB): `make setup LENS_TORCH=cuda`."
-            ) from error
-        finally:
-            run(pip("uninstall", "--quiet", "--yes", "uv"), "removing uv")
+    if not would_install_cuda(requirement):
+        return  # a CPU build is there already or at hand: pip will take it with the rest
+    say(f"{requirement} without CUDA, as this machine has no NVIDIA GPU")
+    run(pip("install", "--quiet", UV), "installing uv")
+    try:
+        uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(PYTHON)]
+        # uv knows where the CPU builds are.
+        run([*uv, "--torch-backend", "cpu", requirement], "installing torch without CUDA")
+    except SetupError as error:
+        raise SetupError(
+            f"{error}\nThe CPU build of torch could not be fetched. Put its wheel into a folder and set"
+            " PIP_FIND_LINKS to it; or accept the build with CUDA (about 3 GB): `make setup LENS_TORCH=cuda`."
+        ) from error
+    finally:
+        run(pip("uninstall", "--quiet", "--yes", "uv"), "removing uv")
 
 
 def build_tools_only(requirements: str) -> list[str]:
@@ -256,38 +267,40 @@ def build_tools_only(requirements: str) -> list[str]:
 
 
 def install_packages(ros: str | None) -> None:
-    pinned, ros_pinned = ROOT / "requirements.txt", ROOT / "requirements-ros.txt"
+    pinned, ros_pinned, constraints = (
+        ROOT / name for name in ("requirements.txt", "requirements-ros.txt", "constraints.txt")
+    )
     choice = os.environ.get("LENS_TORCH") or ("cuda" if has_nvidia_gpu() else "cpu")
     if choice not in ("cpu", "cuda", "keep"):
         raise SetupError(f"LENS_TORCH is {choice!r}; expected is cpu, cuda or keep.")
-    key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, ROOT / "setup.py", Path(__file__).resolve()])
+    key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, constraints, ROOT / "setup.py"])
     if done("packages", key):
         return
     update_pip()
     lines = pinned.read_text().splitlines()
-    if choice == "keep":
+    if choice == "keep" or (ros and importable("torch")):  # a Jetson's own build, say
         lines = [line for line in lines if not line.startswith("torch==")]
-    elif importable("torch"):
-        if ros:
-            lines = [line for line in lines if not line.startswith("torch==")]  # Jetson's own build, say
-    if choice == "cpu" and any(line.startswith("torch==") for line in lines):
-        install_torch(choice)
+    elif choice == "cpu":
+        install_cpu_torch()
+    options: list[str | Path] = []
     if ros is None:
-        say("packages: Python (requirements.txt) and ROS 2 Kilted (requirements-ros.txt); minutes the first time")
+        options = ["--constraint", constraints]
+        say("packages: requirements.txt and ROS 2 Kilted, requirements-ros.txt (minutes the first time)")
         lines += ros_pinned.read_text().splitlines()
     else:
-        say(f"packages: Python (requirements.txt); ROS 2 {ros} is the sourced one")
+        say(f"packages: requirements.txt (ROS 2 {ros} is the sourced one)")
         lines = within_system(lines)
         if shutil.which("colcon") is None:
             lines += build_tools_only(ros_pinned.read_text())
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "requirements.txt"
         wanted.write_text("\n".join(lines) + "\n")
-        run(pip("install", "--quiet", "--requirement", wanted), "installing packages")
+        run(pip("install", "--quiet", *options, "--requirement", wanted), "installing packages")
     if ros is None:
         repair_wheels()
     # The command `lens`, and lens_ros for a python without env.sh. The dependencies are there already.
-    run(pip("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", "."), "installing this checkout")
+    this = ("--no-deps", "--no-build-isolation", "--editable", ".")
+    run(pip("install", "--quiet", *this), "installing this checkout")
     mark("packages", key)
 
 
@@ -296,21 +309,20 @@ def importable(module: str) -> bool:
 
 
 def within_system(lines: list[str]) -> list[str]:
-    """The requirements beside a system's ROS 2: numpy stays in the system's major version, which its messages are built on."""
-    version = subprocess.run([PYTHON, "-c", "import numpy; print(numpy.__version__)"], capture_output=True, text=True)
-    if version.returncode != 0 or not version.stdout.startswith("1."):
+    """The requirements beside a system's ROS 2, whose messages are compiled against that system's numpy.
+
+    Where that is numpy 1 (Humble, Jazzy) it stays, and OpenCV is the last that works with it.
+    """
+    query = [str(PYTHON), "-c", "import numpy; print(numpy.__version__)"]
+    numpy = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    if not numpy.startswith("1."):
         return lines
-    old = {"numpy==": f"numpy=={version.stdout.strip()}", "opencv-python-headless==": "opencv-python-headless<4.12"}
-    result = []
-    for line in lines:
-        replacement = next((new for start, new in old.items() if line.startswith(start)), line)
-        if replacement not in result or not replacement:
-            result.append(replacement)
-    return result
+    others = [line for line in lines if not line.startswith(("numpy==", "opencv-python-headless=="))]
+    return [*others, f"numpy=={numpy}", "opencv-python-headless>=4.8,<4.12"]
 
 
 def repair_wheels() -> None:
-    """The CMake files in the ROS 2 wheels name folders of the machine that built them: its Python's and its numpy's headers."""
+    """Their CMake files name folders of the machine that built them: its Python's and its numpy's headers."""
     query = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
     output = subprocess.run([PYTHON, "-c", query], capture_output=True, text=True, check=True).stdout
     python_headers, numpy_headers = output.splitlines()
@@ -328,7 +340,7 @@ def try_opengl() -> None:
         return
     say(f"OpenGL for the simulator: {' '.join(OPENGL_PACKAGES)}")
     if not apt_install(OPENGL_PACKAGES):
-        say(f"not installed (the simulator needs it, nothing else): sudo apt-get install {' '.join(OPENGL_PACKAGES)}")
+        say(f"not installed; only the simulator needs it: sudo apt-get install {' '.join(OPENGL_PACKAGES)}")
     mark("opengl", "tried")
 
 
@@ -382,9 +394,9 @@ def main() -> int:
         ros = sourced_ros(python)
         if ros is None and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
             raise SetupError(
-                f"no ROS 2 is sourced, and its wheels exist for Linux x86_64 only (this is {platform.system()}"
-                f" {platform.machine()}). Source an installed ROS 2 first: `. /opt/ros/jazzy/setup.sh`. Without any ROS:"
-                " `pip install .`"
+                "no ROS 2 is sourced, and its wheels exist for Linux x86_64 only (this is"
+                f" {platform.system()} {platform.machine()}). Source an installed ROS 2 first, as in"
+                " `. /opt/ros/jazzy/setup.sh`; or do without ROS: `pip install .`"
             )
         if not (STAMPS / "overlay").exists():
             check_build_tools(python)
