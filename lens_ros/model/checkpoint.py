@@ -41,7 +41,8 @@ def find_model(name_or_path: str | Path) -> Path:
     known = sorted({p.name for models in _model_folders() if models.is_dir() for p in models.iterdir()})
     raise CheckpointError(
         f"no model '{name_or_path}': it is neither a folder nor one of the models that came with lens_ros "
-        f"({', '.join(known) or 'none found'}). Give the path of a folder that holds config.json and {WEIGHTS}."
+        f"({', '.join(known) or 'none found'}). Give the path of a folder that holds config.json "
+        f"and {WEIGHTS}."
     )
 
 

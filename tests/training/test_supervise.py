@@ -28,7 +28,8 @@ SMALL = {
 
 def write_config(folder: Path, shard_folder: Path, **values: object) -> Path:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({**SMALL, "data": str(shard_folder), "out": str(folder / "run"), **values}))
+    fields = {**SMALL, "data": str(shard_folder), "out": str(folder / "run"), **values}
+    path.write_text(yaml.safe_dump(fields))
     return path
 
 
