@@ -30,6 +30,7 @@ class SuperviseConfig:
         processes: data-parallel processes of one thread each; the gradients are averaged.
         box_prompts: box-prompted masks per image for the segmenter.
         simple_share: share of simple expressions in the full mix.
+        unknown_words: share of instructions that get an unknown word, from step ``unknown_from`` on.
         adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
         checkpoint_every, evaluate_every: steps.
         validation_seed, validation_expressions: of the greedy evaluation during training; 0 for none.
@@ -40,7 +41,7 @@ class SuperviseConfig:
     data_seed: int = 1
     scenes: int = 20480
     seed: int = 0
-    steps: int = 6000
+    steps: int = 4800
     warmup: int = 100
     cooldown: float = 0.3
     language_from: int = 400
@@ -50,6 +51,8 @@ class SuperviseConfig:
     segmenter_images: int = 4
     box_prompts: int = 4
     simple_share: float = 0.2
+    unknown_words: float = 0.15
+    unknown_from: int = 2000
     adam_lr: float = 1.0e-3
     muon_lr: float = 1.5e-3
     weight_decay: float = 0.02

@@ -208,6 +208,7 @@ def part_of(step: int, config: SuperviseConfig) -> _Part:
         short=not full,
         simple_share=config.simple_share,
         box_prompts=max(1, config.box_prompts // 2) if full else config.box_prompts,
+        unknown_words=config.unknown_words if step >= config.unknown_from else 0.0,
     )
     return _Part(plan, with_queries=full)
 

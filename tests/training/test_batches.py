@@ -66,6 +66,15 @@ def test_targets_are_where_the_answer_says(maker: BatchMaker) -> None:
             assert box.tolist() == pytest.approx(found)
 
 
+def test_unknown_words_are_put_into_instructions_alone(built: Built, maker: BatchMaker) -> None:
+    unknown = built[1].unk_token_id
+    plain, strewn = (maker.batch(0, 0, 0, dataclasses.replace(PLAN, unknown_words=p)).text for p in (0, 1))
+    assert plain is not None and not (plain.input_ids == unknown).any()
+    assert strewn is not None
+    assert (strewn.input_ids == unknown).sum() == (strewn.queries >= 0).sum()
+    assert not (strewn.labels == unknown).any()
+
+
 def test_too_few_scenes_are_refused(built: Built, shards: TabletopShards) -> None:
     with pytest.raises(ValueError, match="holds 16 scenes, the configuration asks for 17"):
         BatchMaker(shards, 17, *built)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
@@ -68,7 +69,8 @@ class BatchPlan:
 
     ``expressions``: per image, 0 = none. ``short``: answer with the conclusion only, on the simple kinds only
     (the curriculum's first part). ``simple_share``: how often a simple kind is drawn on purpose.
-    ``box_prompts``: per image.
+    ``box_prompts``: per image. ``unknown_words``: how often an instruction gets a word that the tokenizer
+    does not know, at a random place: people say more than a small vocabulary holds.
     """
 
     images: int
@@ -76,6 +78,7 @@ class BatchPlan:
     short: bool
     simple_share: float
     box_prompts: int
+    unknown_words: float = 0.0
 
 
 class BatchMaker:
@@ -150,7 +153,12 @@ class BatchMaker:
     ) -> Expression | None:
         simple = plan.short or rng.random() < plan.simple_share
         kind = SIMPLE_KINDS[int(rng.integers(len(SIMPLE_KINDS)))] if simple else None
-        return sample_expression(objects, size, rng, kind=kind, coordinate_extent=self._image.reasoner_size)
+        said = sample_expression(objects, size, rng, kind=kind, coordinate_extent=self._image.reasoner_size)
+        if said is None or plan.unknown_words == 0 or rng.random() >= plan.unknown_words:
+            return said
+        words = said.text.split()
+        words.insert(int(rng.integers(len(words) + 1)), prompts.UNKNOWN)
+        return dataclasses.replace(said, text=" ".join(words))
 
     def _answer(
         self, said: Expression, instances: np.ndarray, objects: tuple[SceneObject, ...], short: bool

@@ -1,0 +1,79 @@
+"""The weights that ship: what they answer, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+
+from lens_ros.evaluation.metrics import summarize
+from lens_ros.lens import Lens
+from lens_ros.model.checkpoint import find_model
+from training.config import load_config
+from training.data.questions import tabletop_questions
+from training.evaluate import evaluate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def lens() -> Lens:
+    return Lens.from_pretrained("lens-nano")
+
+
+@pytest.fixture(scope="module")
+def first_image() -> np.ndarray:
+    """Of the demo recording, ``(480, 640, 3)`` uint8 RGB."""
+    with AnyReader([ROOT / "demo" / "tabletop"]) as bag:
+        color = [c for c in bag.connections if c.topic == "/camera/color/image_raw/compressed"]
+        connection, _, raw = next(bag.messages(connections=color))
+        data = bag.deserialize(raw, connection.msgtype).data
+    return cv2.cvtColor(cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def demo_objects() -> list[dict]:
+    return json.loads((ROOT / "demo" / "scene.json").read_text())["objects"]
+
+
+@pytest.mark.parametrize("item", demo_objects(), ids=lambda o: f"{o['color']}-{o['category']}")
+def test_finds_each_object_of_the_demo_by_name(lens: Lens, first_image: np.ndarray, item: dict) -> None:
+    texts: list[str] = []
+    answer = lens.segment(first_image, f"the {item['color']} {item['category']}", on_text=texts.append)
+    assert answer.well_formed
+    assert answer.reason == ""
+    assert answer.instances[0].label == f"{item['color']} {item['category']}"
+    x1, y1, x2, y2 = item["box"]
+    inside = answer.mask[y1:y2, x1:x2].sum()
+    assert inside / max(1, answer.mask.sum()) > 0.8
+    assert inside / item["area"] > 0.6
+    assert texts[-1] == answer.reasoning
+
+
+def test_answers_on_scenes_it_has_never_seen(opengl: None, lens: Lens) -> None:
+    result = summarize(evaluate(lens, tabletop_questions(777, scenes=30, expressions=75)))
+    assert result["format_rate"] == 100
+    assert result["right_object"] >= 70
+    assert result["ciou"] >= 55
+
+
+def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, first_image: np.ndarray) -> None:
+    answer = lens.segment(first_image, "kindly fetch me that gorgeous banana, would you?")
+    assert answer.well_formed
+    assert answer.instances[0].label.endswith("banana")
+
+
+def test_the_record_names_the_committed_configuration() -> None:
+    record = json.loads((find_model("lens-nano") / "training.json").read_text())
+    committed = load_config(ROOT / "training" / "configs" / "nano.yaml", [])
+    folders = ("data", "out")
+    assert {k: v for k, v in record["config"].items() if k not in folders} == {
+        k: v for k, v in vars(committed).items() if k not in folders
+    }
+
+
+def test_the_weights_are_small() -> None:
+    assert sum(f.stat().st_size for f in find_model("lens-nano").iterdir()) < 20e6

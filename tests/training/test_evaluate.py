@@ -1,0 +1,110 @@
+"""The evaluation program: what it measures, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lens_ros.lens import Instance, Lens, Segmentation
+from lens_ros.model.checkpoint import save_model
+from lens_ros.simulation.expressions import Expression
+from lens_ros.simulation.scene import Frame, SceneObject
+from training.data.questions import Question, tabletop_questions
+from training.evaluate import main, score
+from training.nano import build_nano
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    folder = tmp_path_factory.mktemp("untrained")
+    save_model(*build_nano(seed=0), folder, dtype=torch.float16)
+    (folder / "training.json").write_text(json.dumps({"rendered_seeds": [1, 2]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lens(untrained: Path) -> Lens:
+    return Lens.from_pretrained(untrained)
+
+
+def item(index: int, box: tuple[int, int, int, int]) -> SceneObject:
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return SceneObject(index, "mug", "red", 0.1, (0.0, 0.0, 0.0), 0.0, box, area, 1.0, 0.0, 0.8, 0.9)
+
+
+def question() -> Question:
+    objects = (item(1, (0, 0, 56, 56)), item(2, (112, 112, 168, 224)))
+    instances = np.zeros((224, 224), np.uint8)
+    for o in objects:
+        instances[o.box[1] : o.box[3], o.box[0] : o.box[2]] = o.index
+    rgb, no_depth = np.zeros((224, 224, 3), np.uint8), np.zeros((0, 0))
+    frame = Frame(rgb, no_depth, instances, np.eye(3), np.eye(4), objects)
+    return Question(frame, Expression("attribute", "the red mug", "", "", (2,)))
+
+
+def answer(box: tuple[int, int, int, int], mask: np.ndarray, rejected: str = "") -> Segmentation:
+    said = f'<think> x </think> <answer> [{{"bbox_2d":{list(box)},"label":" red mug "}}] </answer>'
+    found = Instance(mask, (0.0, 0.0, 1.0, 1.0), 0.9, "red mug", 1.0, rejected)
+    accepted = mask if not rejected else np.zeros_like(mask)
+    return Segmentation("the red mug", (found,), accepted, "x", said, True, rejected, 0, 0, 0, 9, "m")
+
+
+def test_score_by_hand(lens: Lens) -> None:
+    asked = question()
+    mask = np.zeros((224, 224), bool)
+    mask[112:168, 112:168] = True  # the upper half of the target
+    result = score(lens, asked, answer((112, 112, 168, 224), mask), 0.5)
+    assert (result.intersection, result.union) == (56 * 56, 56 * 112)
+    assert result.right_object and result.box_iou == pytest.approx(1)
+    assert result.accepted and result.seconds == 0.5
+
+
+def test_the_wrong_object_is_wrong_whatever_the_mask(lens: Lens) -> None:
+    asked = question()
+    result = score(lens, asked, answer((0, 0, 56, 56), asked.frame.instances == 2), 0.5)
+    assert not result.right_object and result.box_iou == 0
+    assert result.intersection == result.union
+
+
+def test_a_rejected_mask_counts_for_iou_but_not_as_accepted(lens: Lens) -> None:
+    asked = question()
+    result = score(lens, asked, answer((0, 0, 56, 56), asked.frame.instances == 2, "they disagree"), 0.5)
+    assert not result.accepted and result.iou == 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_seeds_of_training_are_refused(
+    untrained: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", str(untrained), "--seed", str(seed)]) == 2
+    assert f"seed {seed} was rendered while this model was trained" in capsys.readouterr().err
+
+
+def test_a_model_without_a_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(tmp_path), "--seed", "9"]) == 2
+    assert "names the seeds" in capsys.readouterr().err
+
+
+def test_writes_all_numbers(opengl: None, untrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "numbers.json"
+    arguments = ["--model", str(untrained), "--seed", "31", "--scenes", "2", "--expressions", "5"]
+    assert main([*arguments, "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["n"] == 5 and result["seed"] == 31
+    assert {"ciou", "giou", "box_acc50", "right_object", "format_rate", "median_seconds"} <= result.keys()
+    assert sum(kind["n"] for kind in result["by_kind"].values()) == 5
+    assert all({"ciou", "right_object", "format_rate"} <= kind.keys() for kind in result["by_kind"].values())
+
+
+def test_questions_are_a_pure_function_and_spread_over_scenes(opengl: None) -> None:
+    first, second = (list(tabletop_questions(41, scenes=4, expressions=10)) for _ in range(2))
+    assert [q.expression for q in first] == [q.expression for q in second]
+    assert all(np.array_equal(a.frame.rgb, b.frame.rgb) for a, b in zip(first, second, strict=True))
+    pictures = [q.frame.rgb.tobytes() for q in first]
+    assert len(set(pictures)) == 4
+    assert len(first) == 10
