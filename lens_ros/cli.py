@@ -44,16 +44,19 @@ def _segment(options: argparse.Namespace) -> int:
         print(f"lens segment: {error}", file=sys.stderr)
         return 2
     print()
-    options.out.mkdir(parents=True, exist_ok=True)
     stem = options.out / options.image.stem
     pictures = {
         f"{stem}_overlay.png": cv2.cvtColor(overlay(rgb, answer), cv2.COLOR_RGB2BGR),
         f"{stem}_mask.png": answer.mask.astype("uint8") * 255,
     }
-    for path, picture in pictures.items():
-        if not cv2.imwrite(path, picture):
-            print(f"lens segment: cannot write {path}: choose another --out", file=sys.stderr)
-            return 2
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        written = all(cv2.imwrite(path, picture) for path, picture in pictures.items())
+    except OSError:
+        written = False
+    if not written:
+        print(f"lens segment: cannot write pictures to {options.out}: choose another --out", file=sys.stderr)
+        return 2
     print(_report(answer, list(pictures)))
     return 0 if not answer.reason else 1
 
