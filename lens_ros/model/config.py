@@ -70,5 +70,6 @@ class LensConfig:
             TypeError, KeyError: an unknown or missing field.
         """
         values = dict(values)
-        image = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("image").items()}
+        stored: dict[str, Any] = values.pop("image")
+        image: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(image=ImageConfig(**image), context=ContextConfig(**values.pop("context")), **values)

@@ -199,7 +199,7 @@ def test_recorded_stamps_are_kept_and_the_end_is_the_end(graph, tmp_path):
             "stamp": "recorded",
             "frame_id": "mine",
             "loop": False,
-            "rate": 0.1,  # slow enough to be discovered before the end
+            "rate": 0.03,  # 8 seconds: enough to be discovered before the end
         },
     )
     graph.processes.remove(process)

@@ -49,6 +49,18 @@ class Finder:
         )  # fmt: skip
 
 
+class Log:
+    """What the node has written to standard error."""
+
+    def __init__(self, capfd) -> None:
+        self._capfd = capfd
+        self._text = ""
+
+    def count(self, pattern: str) -> int:
+        self._text += self._capfd.readouterr().err
+        return len(re.findall(pattern, self._text))
+
+
 @pytest.fixture
 def make_node(graph, monkeypatch):
     """Makes an active node with a `Finder`, in the same executor as the test's own node."""
@@ -116,7 +128,7 @@ def test_the_rate_of_reasoning_is_limited_but_never_its_first_and_last(rate, cou
     assert len(thoughts) == count
 
 
-def test_an_overlay_is_computed_for_subscribers_only(graph, make_node, conversation, monkeypatch):
+def test_an_overlay_is_computed_for_subscribers_only(graph, make_node, conversation, monkeypatch, capfd):
     computed: list[lens.Segmentation] = []
 
     def overlay(rgb, result):
@@ -125,7 +137,8 @@ def test_an_overlay_is_computed_for_subscribers_only(graph, make_node, conversat
 
     monkeypatch.setattr("lens_ros.visualization.overlay", overlay)
     node = make_node()
-    ask(conversation)
+    log, instruction = Log(capfd), ask(conversation).instruction
+    graph.wait_until(lambda: log.count(f"'{instruction}': 1 object"), TIMEOUT, "the end of the work")
     assert not computed
     received: list[Image] = []
     subscription = graph.node.create_subscription(Image, "overlay", received.append, 5)
@@ -174,18 +187,6 @@ def test_compressed_images_follow_the_remapped_topic(graph, make_node, conversat
     answer = conversation.of("segmentation", "the compressed mug")[0]
     assert answer.header == header and answer.instances[0].mask.width == 64
     graph.node.destroy_publisher(publisher)
-
-
-class Log:
-    """What the node has written to standard error."""
-
-    def __init__(self, capfd) -> None:
-        self._capfd = capfd
-        self._text = ""
-
-    def count(self, pattern: str) -> int:
-        self._text += self._capfd.readouterr().err
-        return len(re.findall(pattern, self._text))
 
 
 def test_silence_without_a_publisher_is_explained_once(graph, make_node, capfd):
