@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,8 @@ def train(config: SuperviseConfig) -> Path:
 
 
 def _work(rank: int, config: SuperviseConfig, meeting: Path) -> None:
+    # A parent that dies sends SIGINT to its workers, which a run in the background would ignore.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=config.processes
