@@ -43,7 +43,7 @@ class SuperviseConfig:
     seed: int = 0
     steps: int = 4800
     warmup: int = 100
-    cooldown: float = 0.3
+    cooldown: float = 0.5
     language_from: int = 400
     full_from: int = 1000
     images: int = 16

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import cv2
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
@@ -194,7 +196,7 @@ def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) 
     os.environ.setdefault("ROS_LOG_DIR", str(logs.resolve()))
     isolate(own_domain())
     print(f"camera: {bag}; nodes `camera` and `perception` on ROS_DOMAIN_ID {os.environ['ROS_DOMAIN_ID']}")
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # main() ends the nodes in order
     node = rclpy.create_node("demo")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -267,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.bag is not None and options.ask is None:
         parser.error("the demo's questions are about its own recording: say what to look for with --ask")
+    for asked_to_end in (signal.SIGINT, signal.SIGTERM):  # both as KeyboardInterrupt, so that no node is left behind
+        signal.signal(asked_to_end, signal.default_int_handler)
     questions = [("", options.ask)] if options.ask is not None else QUESTIONS
     try:
         answers = run(options.bag or find_demo_bag(), options.out, questions, options.model)
