@@ -269,8 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.bag is not None and options.ask is None:
         parser.error("the demo's questions are about its own recording: say what to look for with --ask")
-    for asked_to_end in (signal.SIGINT, signal.SIGTERM):  # both as KeyboardInterrupt, so that no node is left behind
-        signal.signal(asked_to_end, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt: no node is left behind
     questions = [("", options.ask)] if options.ask is not None else QUESTIONS
     try:
         answers = run(options.bag or find_demo_bag(), options.out, questions, options.model)

@@ -138,7 +138,12 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {_load_failure(error, settings)}")
             return TransitionCallbackReturn.FAILURE
         self._complaints = Throttle(settings.log_interval_s)
-        self._open_endpoints()
+        try:
+            self._open_endpoints()
+        except Exception as error:
+            self._release()
+            self.get_logger().error(f"cannot configure: {_endpoint_failure(error)}")
+            return TransitionCallbackReturn.FAILURE
         self.get_logger().info(
             f"model '{settings.model}' loaded on {settings.device} in {time.monotonic() - started:.1f} s"
         )
@@ -154,7 +159,13 @@ class PerceptionNode(LifecycleNode):
             self._infer, _decode, self, interval=lambda: self._settings.reasoner_interval_s
         )
         self._worker.start()
-        self._subscribe_to_images(settings)
+        try:
+            self._subscribe_to_images(settings)
+        except Exception as error:
+            self._stop("the node could not be activated")
+            super().on_deactivate(state)
+            self.get_logger().error(f"cannot activate: {_endpoint_failure(error)}")
+            return TransitionCallbackReturn.FAILURE
         self._last_image_at = time.monotonic()
         self._silence_reported = False
         self._watchdog = self.create_timer(
@@ -257,10 +268,11 @@ class PerceptionNode(LifecycleNode):
             self._entities.append((self.destroy_service, service))
 
     def _destroy_publisher(self, publisher: Any) -> None:
-        self._managed_entities.discard(
-            publisher
-        )  # rclpy's create_lifecycle_publisher adds it, nothing takes it out
-        self.destroy_publisher(publisher)
+        if hasattr(self, "destroy_lifecycle_publisher"):
+            self.destroy_lifecycle_publisher(publisher)
+        else:  # older distributions
+            self._managed_entities.discard(publisher)
+            self.destroy_publisher(publisher)
 
     def _subscribe_to_images(self, settings: PerceptionParameters) -> None:
         # Remapping `image` moves the compressed topic along, as with image_transport.
@@ -633,12 +645,18 @@ def _load_failure(error: Exception, settings: PerceptionParameters) -> str:
     )
 
 
+def _endpoint_failure(error: Exception) -> str:
+    return f"{_described(error)}; correct the parameters qos_overrides.*, then try again"
+
+
 def _described(error: Exception) -> str:
     """An error in one line: what our own errors say, or the type and text of a foreign one."""
     return str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def _shortened(text: str, limit: int = 80) -> str:
+    """One line for the log."""
+    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -211,6 +211,23 @@ def test_a_quality_of_service_that_does_not_match_is_reported(graph, make_node, 
     graph.node.destroy_publisher(publisher)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "state"), [("/segmentation.publisher", "configure"), ("/image.subscription", "activate")]
+)
+def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, graph, monkeypatch, capfd):
+    monkeypatch.setattr(perception, "_load_lens", lambda settings: Finder())
+    override = Parameter(f"qos_overrides.{endpoint}.reliability", value="sometimes")
+    node = PerceptionNode(context=graph.context, parameter_overrides=[override])
+    if state == "activate":
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
+    else:
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    said = capfd.readouterr().err
+    assert f"cannot {state}: " in said and "sometimes" in said and "qos_overrides.*" in said
+    node.destroy_node()
+
+
 def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation, monkeypatch, capfd):
     node = make_node()
     log = Log(capfd)
