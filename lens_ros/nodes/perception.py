@@ -243,7 +243,7 @@ class PerceptionNode(LifecycleNode):
                 _reliable(depth),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-            self._entities.append((self._destroy_publisher, created))
+            self._entities.append((self.destroy_lifecycle_publisher, created))
             return created
 
         self._segmentations = publisher(SegmentationMessage, "segmentation", 5)
@@ -266,13 +266,6 @@ class PerceptionNode(LifecycleNode):
         ):
             service = self.create_service(service_type, name, callback, callback_group=group)
             self._entities.append((self.destroy_service, service))
-
-    def _destroy_publisher(self, publisher: Any) -> None:
-        if hasattr(self, "destroy_lifecycle_publisher"):
-            self.destroy_lifecycle_publisher(publisher)
-        else:  # older distributions
-            self._managed_entities.discard(publisher)
-            self.destroy_publisher(publisher)
 
     def _subscribe_to_images(self, settings: PerceptionParameters) -> None:
         # Remapping `image` moves the compressed topic along, as with image_transport.

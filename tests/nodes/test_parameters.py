@@ -21,7 +21,7 @@ TABLES = {"perception": PerceptionParameters, "camera": CameraParameters}
 @pytest.fixture(scope="module")
 def context():
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=90)
+    rclpy.init(args=[], context=context)
     yield context
     rclpy.shutdown(context=context)
 
