@@ -3,7 +3,12 @@
 With ROS, colcon reads package.xml and CMakeLists.txt instead and ignores this file.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+# Inside the package: lens_ros/models/lens-nano/... in site-packages. A checkout may lack the weights.
+MODELS = {"lens_ros.models": "models"} if Path(__file__).with_name("models").is_dir() else {}
 
 setup(
     name="lens_ros",
@@ -13,9 +18,8 @@ setup(
     author="lens_ros developers",
     author_email="lens-ros@example.org",
     python_requires=">=3.10",
-    # models/ travels inside the package: lens_ros/models/lens-nano/... in site-packages.
-    packages=[*find_packages(include=["lens_ros*", "training*"]), "lens_ros.models"],
-    package_dir={"lens_ros.models": "models"},
+    packages=[*find_packages(include=["lens_ros*", "training*"]), *MODELS],
+    package_dir=MODELS,
     package_data={"lens_ros.models": ["*/*"], "training": ["configs/*.yaml"]},
     install_requires=[
         "numpy>=1.24",
