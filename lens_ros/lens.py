@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -149,7 +150,7 @@ class Lens:
         reasoned = time.perf_counter()
         features = self.model.encode_image(segmenter_image)
         logits, score = self.model.decode(features, thought.prompt)
-        mask = _upsample(logits[0, 0], rgb.shape[:2])
+        mask = without_specks(_upsample(logits[0, 0], rgb.shape[:2]), self.model.config.speck_share)
         decoded = time.perf_counter()
 
         text = self._text(thought.token_ids)
@@ -238,6 +239,16 @@ def _upsample(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """Low-resolution logits to a ``size`` bool mask, as the paper does: bilinear, then > 0."""
     full = F.interpolate(logits[None, None].float(), size=size, mode="bilinear", align_corners=False)
     return (full[0, 0] > 0).cpu().numpy()
+
+
+def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
+    """``(H, W)`` bool without the connected parts (8 neighbours) smaller than ``share`` of the largest."""
+    if share <= 0 or not mask.any():
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # the background
+    return (areas >= share * areas.max())[labels] & mask
 
 
 def _instances(answer: Answer, mask: np.ndarray, score: float) -> tuple[Instance, ...]:

@@ -102,6 +102,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> LensConfig:
         image=image,
         context=ContextConfig(num_queries=8, depth=2, num_heads=4),
         query_positions="mrope",
+        speck_share=0.1,
         name="lens-nano",
     )
 

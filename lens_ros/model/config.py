@@ -46,7 +46,8 @@ class LensConfig:
     ``reasoner`` and ``segmenter`` are keyword arguments of transformers' ``Qwen2_5_VLConfig`` and
     ``Sam2Config``. ``image_encoder`` is ``"hiera"`` (SAM 2's own) or ``"conv"`` (the small pyramid of
     lens-nano). ``query_positions`` names the position scheme of the query pass that the weights were
-    trained with (design, section 4).
+    trained with (design, section 4). ``speck_share``: connected parts of a mask smaller than this share of
+    its largest part are dropped; 0, as in the paper, keeps every pixel.
     """
 
     reasoner: dict[str, Any]
@@ -55,6 +56,7 @@ class LensConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     query_positions: Literal["mrope", "sequential"] = "mrope"
+    speck_share: float = 0.0
     name: str = "lens"
 
     def save(self, folder: Path) -> None:

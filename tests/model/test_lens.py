@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from lens_ros.lens import (
     as_rgb,
     box_iou,
     check_instruction,
+    without_specks,
 )
 from lens_ros.model.answers import Answer, Box
 
@@ -107,6 +109,21 @@ def test_upsampled_mask_lands_where_it_should() -> None:
     assert mask[47:, 122:].all()
     assert not mask[:43].any()
     assert not mask[:, :118].any()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_specks_go_and_the_largest_part_stays(seed: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((24, 32)) < 0.3
+    kept = without_specks(mask, share)
+    assert not (kept & ~mask).any()
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8))
+    areas = np.bincount(labels[mask], minlength=count)[1:]
+    expected = areas[areas >= share * areas.max()].sum() if share > 0 else mask.sum()
+    assert kept.sum() == expected
+
+
+def test_no_mask_has_no_specks() -> None:
+    assert not without_specks(np.zeros((4, 4), bool), 0.1).any()
 
 
 def test_box_and_mask_must_agree() -> None:
