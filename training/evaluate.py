@@ -9,9 +9,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -21,17 +22,23 @@ from lens_ros.lens import Lens, Segmentation, box_iou
 from lens_ros.model.answers import parse_answer
 from lens_ros.model.checkpoint import CheckpointError, find_model
 from lens_ros.simulation.renderer import SimulatorUnavailable
+from lens_ros.visualization import Tile, contact_sheet, overlay
 from training.data.questions import Question, tabletop_questions
 
+PICTURES = 24  # answers on the contact sheet
 
-def evaluate(lens: Lens, questions: Iterable[Question]) -> list[Score]:
+
+def ask(lens: Lens, questions: Iterable[Question]) -> Iterator[tuple[Question, Segmentation, Score]]:
     """Asks every question, by the same path that a user takes."""
-    scores = []
     for question in questions:
         started = time.perf_counter()
         answer = lens.segment(question.frame.rgb, question.expression.text)
-        scores.append(score(lens, question, answer, time.perf_counter() - started))
-    return scores
+        yield question, answer, score(lens, question, answer, time.perf_counter() - started)
+
+
+def evaluate(lens: Lens, questions: Iterable[Question]) -> list[Score]:
+    """The scores of :func:`ask`."""
+    return [result for _, _, result in ask(lens, questions)]
 
 
 def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) -> Score:
@@ -83,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, required=True, help="of the scenes; not one of training")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--sheet", type=Path, help=f"write a picture of the first {PICTURES} answers here")
     options = parser.parse_args(arguments)
     if options.scenes < 1 or options.seed < 0:
         parser.error("--scenes must be at least 1 and --seed at least 0")
@@ -94,11 +102,16 @@ def main(arguments: list[str] | None = None) -> int:
         questions = tqdm(
             tabletop_questions(options.seed, options.scenes, count), total=count, desc="answering"
         )
-        scores = evaluate(lens, questions)
+        scores: list[Score] = []
+        tiles: list[Tile] = []
+        for question, answer, result in ask(lens, questions):
+            scores.append(result)
+            if len(tiles) < PICTURES:
+                tiles.append(_tile(question, answer, result))
     except (CheckpointError, SimulatorUnavailable, ValueError) as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
-    result = {
+    numbers = {
         "model": options.model,
         "data": options.data,
         "seed": options.seed,
@@ -109,9 +122,24 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(_table(result))
+        options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if options.sheet:
+        options.sheet.parent.mkdir(parents=True, exist_ok=True)
+        sheet = cv2.cvtColor(contact_sheet(tiles, columns=4, width=320), cv2.COLOR_RGB2BGR)
+        if not cv2.imwrite(str(options.sheet), sheet):
+            print(f"training.evaluate: cannot write {options.sheet}: name a .png or .jpg", file=sys.stderr)
+            return 2
+    print(_table(numbers))
     return 0
+
+
+def _tile(question: Question, answer: Segmentation, result: Score) -> Tile:
+    """The answer as an overlay, the true box in white."""
+    picture = overlay(question.frame.rgb, answer)
+    target = next(o for o in question.frame.objects if o.index == question.expression.targets[0])
+    x1, y1, x2, y2 = target.box
+    cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), (255, 255, 255), 1)
+    return Tile(picture, f"{question.expression.text}  [{result.iou:.2f}]", answer.reasoning)
 
 
 def _table(result: dict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -93,7 +94,9 @@ def test_a_model_without_a_record_is_refused(tmp_path: Path, capsys: pytest.Capt
 def test_writes_all_numbers(opengl: None, untrained: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "numbers.json"
     arguments = ["--model", str(untrained), "--seed", "31", "--scenes", "2", "--expressions", "5"]
-    assert main([*arguments, "--json", str(out)]) == 0
+    sheet = tmp_path / "sheet.png"
+    assert main([*arguments, "--json", str(out), "--sheet", str(sheet)]) == 0
+    assert cv2.imread(str(sheet)).shape[1] > 1000
     result = json.loads(out.read_text())
     assert result["n"] == 5 and result["seed"] == 31
     assert {"ciou", "giou", "box_acc50", "right_object", "format_rate", "median_seconds"} <= result.keys()
