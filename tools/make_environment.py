@@ -10,7 +10,7 @@ Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was mad
 that is unchanged.
 
 LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or none: what is
-installed already stays.
+installed already stays. The choice holds for this .venv/.
 """
 
 from __future__ import annotations
@@ -231,6 +231,20 @@ def torch_requirement() -> str:
     return next(line.split("#")[0].strip() for line in lines if line.startswith("torch=="))
 
 
+def torch_choice() -> str:
+    """LENS_TORCH, which is remembered; else what fits the machine."""
+    choice = os.environ.get("LENS_TORCH", "")
+    if choice:
+        if choice not in ("cpu", "cuda", "keep"):
+            raise SetupError(f"LENS_TORCH is {choice!r}; expected is cpu, cuda or keep.")
+        mark("torch", choice)
+        return choice
+    remembered = STAMPS / "torch"
+    if remembered.exists():
+        return remembered.read_text()
+    return "cuda" if has_nvidia_gpu() else "cpu"
+
+
 def would_install_cuda(requirement: str) -> bool:
     """What pip, as it is configured here, would fetch for torch."""
     with tempfile.TemporaryDirectory() as folder:
@@ -270,9 +284,7 @@ def install_packages(ros: str | None) -> None:
     pinned, ros_pinned, constraints = (
         ROOT / name for name in ("requirements.txt", "requirements-ros.txt", "constraints.txt")
     )
-    choice = os.environ.get("LENS_TORCH") or ("cuda" if has_nvidia_gpu() else "cpu")
-    if choice not in ("cpu", "cuda", "keep"):
-        raise SetupError(f"LENS_TORCH is {choice!r}; expected is cpu, cuda or keep.")
+    choice = torch_choice()
     key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, constraints, ROOT / "setup.py"])
     if done("packages", key):
         return
