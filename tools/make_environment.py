@@ -285,7 +285,7 @@ def install_packages(ros: str | None) -> None:
         ROOT / name for name in ("requirements.txt", "requirements-ros.txt", "constraints.txt")
     )
     choice = torch_choice()
-    key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, constraints, ROOT / "setup.py"])
+    key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, constraints])
     if done("packages", key):
         return
     update_pip()
@@ -310,10 +310,17 @@ def install_packages(ros: str | None) -> None:
         run(pip("install", "--quiet", *options, "--requirement", wanted), "installing packages")
     if ros is None:
         repair_wheels()
-    # The command `lens`, and lens_ros for a python without env.sh. The dependencies are there already.
-    this = ("--no-deps", "--no-build-isolation", "--editable", ".")
-    run(pip("install", "--quiet", *this), "installing this checkout")
     mark("packages", key)
+
+
+def install_checkout() -> None:
+    """The command `lens`, and lens_ros for a python without env.sh. The dependencies are there already."""
+    key = fingerprint(files=[ROOT / "setup.py"])
+    if done("checkout", key):
+        return
+    options = ("--quiet", "--no-deps", "--no-build-isolation")
+    run(pip("install", *options, "--editable", "."), "installing this checkout")
+    mark("checkout", key)
 
 
 def importable(module: str) -> bool:
@@ -414,6 +421,7 @@ def main() -> int:
             check_build_tools(python)
         make_venv(python, ros)
         install_packages(ros)
+        install_checkout()
         try_opengl()
         build_overlay(ros)
     except SetupError as error:
