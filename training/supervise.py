@@ -350,7 +350,8 @@ def export(
         "program": "training.supervise",
         "seconds": round(seconds),
         "rendered_seeds": sorted({config.data_seed, config.validation_seed}),
-        "config": dataclasses.asdict(config),
+        # Without the folders, which mean nothing on another machine.
+        "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data", "out")},
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.copy(Path(config.out) / METRICS, folder)
