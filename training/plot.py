@@ -62,7 +62,8 @@ def draw_curves(metrics: list[dict], out: Path) -> None:
     for axis in axes:
         axis.set_xlabel("minutes")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     pyplot.close(figure)
