@@ -129,8 +129,6 @@ def test_it_all_ends_cleanly(graph, perception, camera):
         assert "Traceback" not in process.log
 
 
-@pytest.mark.skipif(not (NANO / "model.safetensors").exists(), reason="models/lens-nano is not there")
-@pytest.mark.skipif(not (DEMO / "metadata.yaml").exists(), reason="demo/tabletop is not there")
 def test_the_demo_finds_what_it_asks_for(tmp_path):
     """`make run ASK=...` as a process: exit code, pictures, table."""
     import subprocess
