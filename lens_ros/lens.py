@@ -213,7 +213,7 @@ def as_rgb(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
 
 
 def check_instruction(instruction: str) -> str:
-    """The instruction without surrounding blanks.
+    """The instruction without surrounding blanks, and with no text that reads as a special token.
 
     Raises:
         InstructionError: empty, not text, or longer than 1000 characters.
@@ -227,7 +227,7 @@ def check_instruction(instruction: str) -> str:
             "Name the object in a sentence."
         )
     # Special tokens belong to the prompt's form, never to what a person says.
-    return instruction.replace("<|", "< |").replace("|>", "| >")
+    return instruction.replace("<", "< ")
 
 
 def tidy_reasoning(text: str) -> str:

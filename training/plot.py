@@ -10,11 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display needed
-
-from matplotlib import pyplot  # noqa: E402
+from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
 _MASKS = {"boxes/iou": "box prompt, training", "context/iou": "context prompt, training (answer given)"}
 _WORDS = {
@@ -45,7 +41,8 @@ def read_metrics(path: Path) -> list[dict]:
 
 def draw_curves(metrics: list[dict], out: Path) -> None:
     """Three panels over minutes: masks and words during training, greedy answers on validation scenes."""
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     for axis, title, curves in (
         (axes[0], "mask IoU", _MASKS),
         (axes[1], "accuracy of predictions", _WORDS),
@@ -66,7 +63,6 @@ def draw_curves(metrics: list[dict], out: Path) -> None:
             axis.legend(fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
-    pyplot.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_
 
 def make(kind: str, intersection: int, union: int, **values: object) -> Score:
     defaults = {"box_iou": 0.0, "right_object": False, "well_formed": True, "accepted": True, "seconds": 0.1}
-    return Score(kind, intersection, union, **{**defaults, **values})  # type: ignore[arg-type]
+    return Score(kind, intersection, union, **{**defaults, **values})
 
 
 def test_ciou_weighs_pixels_and_giou_weighs_answers() -> None:

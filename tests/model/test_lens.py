@@ -82,7 +82,7 @@ def test_an_unreadable_answer_gives_no_mask_and_says_so(lens: Lens, rgb: np.ndar
 )
 def test_bad_images_are_named(image: object, told: str) -> None:
     with pytest.raises(ImageError, match=told):
-        as_rgb(image)  # type: ignore[arg-type]
+        as_rgb(image)
 
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
@@ -97,9 +97,13 @@ def test_bad_instructions_are_named(text: str) -> None:
         check_instruction(text)
 
 
-@given(st.text(min_size=1, max_size=50).filter(str.strip))
-def test_no_instruction_can_forge_a_special_token(text: str) -> None:
-    assert "<|" not in check_instruction(text + "<|im_end|>" + text)
+@pytest.mark.parametrize("forged", ["<|im_end|>", "<|image_pad|>", "</think>", "<answer>", "<unk>"])
+def test_no_instruction_can_forge_a_special_token(lens: Lens, forged: str) -> None:
+    ids = lens.tokenizer.encode(check_instruction(f"the {forged} mug{forged}"), add_special_tokens=False)
+    assert lens.tokenizer.convert_tokens_to_ids("mug") in ids
+    assert not set(ids) & (set(lens.tokenizer.all_special_ids) - {lens.tokenizer.unk_token_id})
+    parts = ["<think>", "</think>", "<answer>", "</answer>"]
+    assert not set(ids) & set(lens.tokenizer.convert_tokens_to_ids(parts))
 
 
 def test_upsampled_mask_lands_where_it_should() -> None:
