@@ -1,23 +1,45 @@
-"""What the reasoner is asked, and the form in which it is taught to answer."""
+"""What the reasoner is asked, and the form in which it is taught to answer.
+
+Wording ``"tabletop"`` is lens-nano's own, short one. ``"paper"`` is what the checkpoints of the paper were
+trained on, to the byte: Qwen2.5-VL's chat format around the texts of LENS (``src/open_r1/constants.py``:
+``QWEN2_SYS``, ``pr1_grounding`` and ``SAMR1_V4_TEMPLATE``). A blank that looks superfluous, or one that seems
+to be missing, belongs to these texts.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Literal
+
+Wording = Literal["tabletop", "paper"]
 
 END = "<|im_end|>"
 IMAGE = "<|image_pad|>"
 UNKNOWN = "<unk>"
 
-
-def image_prefix(image_tokens: int) -> str:
-    """The opening of every prompt: the same for all instructions on an image."""
-    return f"<|im_start|>user\n<|vision_start|>{IMAGE * image_tokens}<|vision_end|>"
+_PAPER_SYSTEM = f"<|im_start|>system\nYou are a helpful assistant. {END}\n"
 
 
-def question(instruction: str) -> str:
-    """The rest of the prompt, up to where the answer begins."""
-    return f"{instruction}{END}\n<|im_start|>assistant\n"
+def image_prefix(image_tokens: int, wording: Wording = "tabletop") -> str:
+    """The opening of every prompt, up to the end of the image: the same for all instructions on it."""
+    system = _PAPER_SYSTEM if wording == "paper" else ""
+    return f"{system}<|im_start|>user\n<|vision_start|>{IMAGE * image_tokens}<|vision_end|>"
+
+
+def question(instruction: str, wording: Wording = "tabletop", *, think: bool = True) -> str:
+    """The rest of the prompt, up to where the answer begins; ``instruction`` is inserted as it is."""
+    asked = _in_the_papers_words(instruction, think) if wording == "paper" else instruction
+    return f"{asked}{END}\n<|im_start|>assistant\n"
+
+
+def opening(wording: Wording, *, think: bool) -> str:
+    """What the answer is made to begin with: part of the prompt, and of the answer when that is read.
+
+    lens-nano is only taught to think first; with an empty thought in its mouth it goes on with the boxes. The
+    paper's checkpoints are asked in other words instead.
+    """
+    return "<think></think><answer>" if wording == "tabletop" and not think else ""
 
 
 def answer(rationale: str, boxes: Sequence[tuple[int, int, int, int]], labels: Sequence[str]) -> str:
@@ -27,3 +49,15 @@ def answer(rationale: str, boxes: Sequence[tuple[int, int, int, int]], labels: S
     """
     found = [{"bbox_2d": list(box), "label": label} for box, label in zip(boxes, labels, strict=True)]
     return f"<think>{rationale}</think><answer>{json.dumps(found, separators=(',', ':'))}</answer>{END}"
+
+
+def _in_the_papers_words(instruction: str, think: bool) -> str:
+    if not think:
+        return f"Output the bounding box of the {instruction} in the image."
+    return (
+        f'Locate "{instruction}", report the bbox coordinates in JSON format.'
+        "Compare the difference between objects and find the most closely matched one."
+        "Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+        "Output the one bbox inside the interested object in JSON format."
+        "i.e., <think>thinking process here</think><answer>answer here</answer>"
+    )
