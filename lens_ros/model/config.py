@@ -8,23 +8,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+# How an image becomes the reasoner's picture and the segmenter's; see lens_ros.model.images.
+Protocol = Literal["square", "refcoco", "reasonseg"]
+
 
 @dataclass(frozen=True)
 class ImageConfig:
     """How a camera image becomes the reasoner's patches and the segmenter's picture.
 
-    ``reasoner_size`` is the side, in pixels, of the square that the image is squashed to for the reasoner;
-    ``segmenter_size`` the same for the segmenter (LENS squashes to 1024, see the paper's preprocessing).
-    ``position_code`` fills the second temporal slot of every patch with a fixed 2-D sin/cos code: a vision
-    tower trained from scratch has only relative rotary positions and cannot find absolute coordinates
-    without it. It must be off for pretrained weights.
+    ``protocol`` names the way of resizing: ``"square"`` squashes to ``reasoner_size`` pixels a side
+    (lens-nano); ``"refcoco"`` and ``"reasonseg"`` are the two that the paper evaluates with (RefCOCO,
+    GroundingSuite and the demo; ReasonSeg), where ``max_pixels`` bounds the reasoner's picture: the largest
+    lever on latency there is. ``segmenter_size`` is the side of the segmenter's square, ``segmenter_fit``
+    whether the image is squashed into it (LENS) or keeps its aspect, with a margin below or at the right
+    (SAM). ``position_code`` fills the second temporal slot of every patch with a fixed 2-D sin/cos code: a
+    vision tower trained from scratch has only relative rotary positions and cannot find absolute
+    coordinates without it. It must be off for pretrained weights.
     """
 
+    protocol: Protocol = "square"
     reasoner_size: int = 224
+    max_pixels: int = 1_000_000
     reasoner_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     reasoner_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     position_code: bool = False
     segmenter_size: int = 256
+    segmenter_fit: Literal["squash", "letterbox"] = "squash"
     segmenter_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     segmenter_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
@@ -43,19 +52,28 @@ class ContextConfig:
 class LensConfig:
     """Everything needed to build a :class:`~lens_ros.model.network.LensModel` without weights.
 
-    ``reasoner`` and ``segmenter`` are keyword arguments of transformers' ``Qwen2_5_VLConfig`` and
-    ``Sam2Config``. ``image_encoder`` is ``"hiera"`` (SAM 2's own) or ``"conv"`` (the small pyramid of
-    lens-nano). ``query_positions`` names the position scheme of the query pass that the weights were
-    trained with (design, section 4). ``speck_share``: connected parts of a mask smaller than this share of
-    its largest part are dropped; 0, as in the paper, keeps every pixel.
+    ``reasoner`` holds keyword arguments of transformers' ``Qwen2_5_VLConfig``. ``image_encoder`` says what
+    the segmenter is and what ``segmenter`` holds: ``"hiera"`` is SAM 2 (keywords of ``Sam2Config``),
+    ``"conv"`` the same with the small pyramid of lens-nano, ``"vit"`` SAM from ``segment-anything``
+    (:class:`~lens_ros.model.sam.SamSizes`). ``context`` is None for the decoupled path, where the box that
+    the reasoner wrote prompts the segmenter. ``query_positions`` names the position scheme of the query pass
+    that the weights were trained with (design, section 4).
+
+    ``wording`` names what the reasoner is asked, ``coordinates`` what its boxes count: pixels of its own
+    picture (Qwen2.5-VL) or thousandths of it (Qwen2-VL); ``think`` whether it is asked to think first unless
+    told otherwise. ``speck_share``: connected parts of a mask smaller than this share of its largest part
+    are dropped; 0, as in the paper, keeps every pixel.
     """
 
     reasoner: dict[str, Any]
     segmenter: dict[str, Any]
-    image_encoder: Literal["hiera", "conv"] = "hiera"
+    image_encoder: Literal["hiera", "conv", "vit"] = "hiera"
     image: ImageConfig = field(default_factory=ImageConfig)
-    context: ContextConfig = field(default_factory=ContextConfig)
+    context: ContextConfig | None = field(default_factory=ContextConfig)
     query_positions: Literal["mrope", "sequential"] = "mrope"
+    wording: Literal["tabletop", "paper"] = "tabletop"
+    coordinates: Literal["absolute", "relative"] = "absolute"
+    think: bool = True
     speck_share: float = 0.0
     name: str = "lens"
 
@@ -74,4 +92,9 @@ class LensConfig:
         values = dict(values)
         stored: dict[str, Any] = values.pop("image")
         image: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        return cls(image=ImageConfig(**image), context=ContextConfig(**values.pop("context")), **values)
+        context = values.pop("context")
+        return cls(
+            image=ImageConfig(**image),
+            context=None if context is None else ContextConfig(**context),
+            **values,
+        )

@@ -8,12 +8,90 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from lens_ros.model.config import ImageConfig
 
 PATCH = 14  # pixels, Qwen2.5-VL
 MERGE = 2  # patches merged per side into one visual token
+# What released weights were trained with, in 0..1: Qwen2.5-VL's (CLIP's) and SAM's (ImageNet's).
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _TEMPORAL = 2  # Qwen2.5-VL's patches span two frames; a still fills both slots
+_REASONSEG_SIDE = 640  # pixels: the paper's ReasonSeg evaluation shrinks or grows the longest side to this
+_MIN_PIXELS, _PROCESSOR_MAX_PIXELS = 56 * 56, 16384 * PATCH * PATCH * MERGE * MERGE  # Qwen2.5-VL's processor
+
+
+def reasoner_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
+    """What the reasoner looks at: ``(H, W, 3)`` uint8 to ``(h, w, 3)`` uint8, both sides multiples of 28.
+
+    The protocols follow the reference's evaluation programs: ``"refcoco"`` resizes once, by Qwen's rule under
+    ``max_pixels``; ``"reasonseg"`` first brings the longest side to 640, rounding down, and Qwen's processor
+    then resizes again.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
+    """
+    if config.protocol == "square":
+        return squash(rgb, config.reasoner_size)
+    image = Image.fromarray(rgb)
+    if config.protocol == "reasonseg":
+        scale = _REASONSEG_SIDE / max(image.size)
+        image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+        limit = min(config.max_pixels, _PROCESSOR_MAX_PIXELS)
+    else:
+        limit = config.max_pixels
+    height, width = smart_resize(image.height, image.width, PATCH * MERGE, _MIN_PIXELS, limit)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def segmenter_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
+    """What the segmenter looks at: ``(H, W, 3)`` uint8 to ``(h, w, 3)`` uint8, the longer side
+    ``segmenter_size``, both sides where the image is squashed.
+
+    ``"reasonseg"`` shrinks without antialiasing, as the reference's evaluation on ReasonSeg does.
+    """
+    side = config.segmenter_size
+    if config.segmenter_fit == "letterbox":
+        height, width = _longest_side(rgb.shape[:2], side)
+        return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+    if config.protocol == "square":
+        return squash(rgb, side)
+    if config.protocol == "reasonseg":
+        return cv2.resize(rgb, (side, side), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int], config: ImageConfig) -> torch.Tensor:
+    """Mask logits of the segmenter's square ``(N, s, s)`` to those of the image, ``(N, H, W)`` float32.
+
+    Bilinear without antialiasing, in float32, as the paper does; with a letterbox the margin is cut off at
+    the square's full size first, as SAM does.
+    """
+    square = logits[None].float()
+    if config.segmenter_fit == "letterbox":
+        side = config.segmenter_size
+        height, width = _longest_side(size, side)
+        square = F.interpolate(square, size=(side, side), mode="bilinear", align_corners=False)
+        square = square[..., :height, :width]
+    return F.interpolate(square, size=size, mode="bilinear", align_corners=False)[0]
+
+
+def segmenter_boxes(boxes: torch.Tensor, size: tuple[int, int], config: ImageConfig) -> torch.Tensor:
+    """Boxes ``(..., 4)`` in fractions of an image of ``size`` ``(H, W)`` to pixels of the segmenter's
+    square."""
+    side = config.segmenter_size
+    height, width = _longest_side(size, side) if config.segmenter_fit == "letterbox" else (side, side)
+    return boxes * boxes.new_tensor([width, height, width, height])
+
+
+def _longest_side(size: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Height and width, aspect kept, of an image whose longer side is ``side`` (rounded as SAM rounds)."""
+    height, width = size
+    scale = side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def squash(rgb: np.ndarray, side: int) -> np.ndarray:
@@ -47,48 +125,52 @@ def patches(pixels: torch.Tensor, *, position_code: bool) -> torch.Tensor:
     """Cuts normalised pictures into the reasoner's patches.
 
     Args:
-        pixels: ``(B, 3, S, S)`` float32, S a multiple of 28.
+        pixels: ``(B, 3, H, W)`` float32, both sides multiples of 28.
         position_code: see :class:`~lens_ros.model.config.ImageConfig`.
 
     Returns:
-        ``(B * (S/14)**2, 3 * 2 * 14 * 14)`` float32, patches in merge order.
+        ``(B * H/14 * W/14, 3 * 2 * 14 * 14)`` float32, patches in merge order.
     """
-    batch, channels, side, _ = pixels.shape
-    cells = side // PATCH
-    cut = pixels.reshape(batch, channels, cells, PATCH, cells, PATCH).permute(0, 1, 3, 5, 2, 4)
+    batch, channels, height, width = pixels.shape
+    rows, cols = height // PATCH, width // PATCH
+    cut = pixels.reshape(batch, channels, rows, PATCH, cols, PATCH).permute(0, 1, 3, 5, 2, 4)
     cut = merge_order(cut).permute(0, 4, 1, 2, 3)  # (B, N, C, 14, 14)
     if position_code:
-        second = _position_code(cells).to(cut).expand(batch, -1, -1, -1, -1)
+        second = _position_code(rows, cols).to(cut).expand(batch, -1, -1, -1, -1)
     else:
         second = cut
-    return torch.stack([cut, second], dim=3).reshape(batch * cells * cells, channels * _TEMPORAL * PATCH**2)
+    return torch.stack([cut, second], dim=3).reshape(batch * rows * cols, channels * _TEMPORAL * PATCH**2)
 
 
 @lru_cache(maxsize=4)
-def _position_code(cells: int) -> torch.Tensor:
-    """``(cells**2, 3, 14, 14)``: 12 frequencies of sin/cos per axis, tiled over a patch's pixels."""
-    row, col = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
-    frequency = torch.exp(torch.linspace(math.log(math.pi / cells), math.log(2.2), 12))
-    axes = [merge_order(axis)[:, None] * frequency for axis in (row, col)]
-    code = torch.cat([f(axis) for axis in axes for f in (torch.sin, torch.cos)], dim=1)
+def _position_code(rows: int, cols: int) -> torch.Tensor:
+    """``(rows * cols, 3, 14, 14)``: 12 frequencies of sin/cos per axis, tiled over a patch's pixels."""
+    grid = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    code = []
+    for axis, cells in zip(grid, (rows, cols), strict=True):
+        frequency = torch.exp(torch.linspace(math.log(math.pi / cells), math.log(2.2), 12))
+        angle = merge_order(axis)[:, None] * frequency
+        code += [angle.sin(), angle.cos()]
     size = 3 * PATCH**2
-    return code.repeat(1, math.ceil(size / code.shape[1]))[:, :size].reshape(-1, 3, PATCH, PATCH)
+    waves = torch.cat(code, dim=1)
+    return waves.repeat(1, math.ceil(size / waves.shape[1]))[:, :size].reshape(-1, 3, PATCH, PATCH)
 
 
-def reasoner_grid(config: ImageConfig) -> tuple[int, int]:
-    """Rows and columns of visual tokens after merging."""
-    side = config.reasoner_size // (PATCH * MERGE)
-    return side, side
+def visual_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of visual tokens of a reasoner's picture."""
+    return height // (PATCH * MERGE), width // (PATCH * MERGE)
 
 
 def reasoner_inputs(rgb: torch.Tensor, config: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(B, S, S, 3)`` uint8, already squashed, to ``pixel_values`` and ``image_grid_thw`` ``(B, 3)``."""
+    """Reasoner's pictures ``(B, h, w, 3)`` uint8 to ``pixel_values`` and ``image_grid_thw`` ``(B, 3)``."""
     pixels = normalized(rgb, config.reasoner_mean, config.reasoner_std)
-    cells = config.reasoner_size // PATCH
-    grid = torch.tensor([[1, cells, cells]] * rgb.shape[0], device=rgb.device)
+    batch, height, width, _ = rgb.shape
+    grid = torch.tensor([[1, height // PATCH, width // PATCH]] * batch, device=rgb.device)
     return patches(pixels, position_code=config.position_code), grid
 
 
 def segmenter_inputs(rgb: torch.Tensor, config: ImageConfig) -> torch.Tensor:
-    """``(B, S, S, 3)`` uint8, already squashed, to ``(B, 3, S, S)`` float32."""
-    return normalized(rgb, config.segmenter_mean, config.segmenter_std)
+    """Segmenter's pictures ``(B, h, w, 3)`` uint8 to ``(B, 3, S, S)`` float32, zeros in the margin."""
+    pixels = normalized(rgb, config.segmenter_mean, config.segmenter_std)
+    side = config.segmenter_size
+    return F.pad(pixels, (0, side - pixels.shape[-1], 0, side - pixels.shape[-2]))

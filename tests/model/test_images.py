@@ -1,18 +1,34 @@
-"""Patches against transformers' own image processor, and the geometry of squashing."""
+"""Pictures and patches against transformers' own image processor; masks land where they should."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 
 from lens_ros.model.config import ImageConfig
-from lens_ros.model.images import merge_order, reasoner_inputs, segmenter_inputs, squash
+from lens_ros.model.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    merge_order,
+    reasoner_inputs,
+    reasoner_picture,
+    segmenter_boxes,
+    segmenter_inputs,
+    segmenter_picture,
+    squash,
+    upsample,
+    visual_grid,
+)
 
 CONFIG = ImageConfig(reasoner_size=112)
+PAPER = ImageConfig(protocol="refcoco", reasoner_mean=CLIP_MEAN, reasoner_std=CLIP_STD, segmenter_size=1024)
+SIZES = [(480, 640), (1080, 1920), (333, 1000), (1000, 333), (20, 90)]  # height, width
 
 
 @pytest.fixture
@@ -58,4 +74,78 @@ def test_squash_keeps_relative_places() -> None:
 
 def test_segmenter_inputs_are_normalized() -> None:
     white = torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)
-    assert torch.allclose(segmenter_inputs(white, ImageConfig()), torch.tensor(2.0))
+    assert torch.allclose(segmenter_inputs(white, ImageConfig(segmenter_size=8)), torch.tensor(2.0))
+
+
+def noise(size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def expect_processor(image: Image.Image, rgb: np.ndarray, config: ImageConfig, **limits: int) -> None:
+    """Our picture and patches are what Qwen2.5-VL's processor makes of ``image``."""
+    expected = Qwen2VLImageProcessorPil(**limits)(images=[image], return_tensors="pt")
+    picture = reasoner_picture(rgb, config)
+    pixel_values, grid = reasoner_inputs(torch.from_numpy(np.array(picture))[None], config)
+    assert torch.equal(grid, torch.as_tensor(expected["image_grid_thw"]))
+    torch.testing.assert_close(pixel_values, torch.as_tensor(expected["pixel_values"]), atol=1e-5, rtol=0)
+    rows, cols = visual_grid(*picture.shape[:2])
+    assert rows * cols * 4 == len(pixel_values)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_refcoco_protocol_equals_the_processor_under_a_million_pixels(size: tuple[int, int]) -> None:
+    rgb = noise(size)
+    expect_processor(Image.fromarray(rgb), rgb, PAPER, min_pixels=3136, max_pixels=1_000_000)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_reasonseg_protocol_equals_the_processor_after_a_resize_to_640(size: tuple[int, int]) -> None:
+    rgb = noise(size)
+    height, width = size
+    scale = 640 / width if width > height else 640 / height
+    shrunk = Image.fromarray(rgb).resize((int(width * scale), int(height * scale)))
+    config = dataclasses.replace(PAPER, protocol="reasonseg")
+    expect_processor(shrunk, rgb, config, min_pixels=3136, max_pixels=12_845_056)
+
+
+def test_fewer_pixels_can_be_asked_for() -> None:
+    picture = reasoner_picture(noise((1080, 1920)), dataclasses.replace(PAPER, max_pixels=200_000))
+    assert 150_000 < picture.shape[0] * picture.shape[1] <= 200_000
+
+
+def test_a_strip_is_refused() -> None:
+    with pytest.raises(ValueError, match="aspect ratio"):
+        reasoner_picture(noise((16, 4000)), PAPER)
+
+
+def test_the_protocols_squash_for_the_segmenter_with_and_without_antialiasing() -> None:
+    rgb = noise((1500, 2000))
+    smooth = segmenter_picture(rgb, PAPER)
+    sharp = segmenter_picture(rgb, dataclasses.replace(PAPER, protocol="reasonseg"))
+    assert np.array_equal(smooth, np.asarray(Image.fromarray(rgb).resize((1024, 1024), Image.BILINEAR)))
+    assert np.array_equal(sharp, cv2.resize(rgb, (1024, 1024)))
+    assert sharp.std() > 1.2 * smooth.std()
+
+
+@pytest.mark.parametrize("protocol", ["square", "refcoco", "reasonseg"])
+@pytest.mark.parametrize("fit", ["squash", "letterbox"])
+@pytest.mark.parametrize("size", [(480, 640), (900, 300), (300, 1600)])
+def test_a_mask_lands_where_the_object_is(protocol: str, fit: str, size: tuple[int, int]) -> None:
+    """A segmenter that answers with the brightness of what it is shown, at a quarter of its resolution."""
+    config = dataclasses.replace(PAPER, protocol=protocol, segmenter_fit=fit)
+    height, width = size
+    rgb = np.zeros((height, width, 3), dtype=np.uint8)
+    left, top, right, bottom = width // 2, height // 5, width - width // 8, height // 2
+    rgb[top:bottom, left:right] = 255
+    shown = segmenter_inputs(torch.from_numpy(np.array(segmenter_picture(rgb, config)))[None], config)
+    seen = torch.nn.functional.avg_pool2d(shown.mean(1, keepdim=True), 4)[0]
+    logits = upsample(seen, size, config)[0]
+    mask = (logits > logits.amin() / 2 + logits.amax() / 2).numpy()
+    truth = rgb[..., 0] > 0
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.97
+    fractions = torch.tensor([left / width, top / height, right / width, bottom / height])
+    x1, y1, x2, y2 = segmenter_boxes(fractions, size, config).round().int().tolist()
+    inside = shown[0, 0, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+    assert inside.min() > 0.9 * shown.max()
+    assert shown[0, 0, y1:y2, x2 + 3 :].max() < shown.max() / 2  # a corner by corner check of the box
+    assert shown[0, 0, y2 + 3 :, x1:x2].max() < shown.max() / 2
