@@ -28,6 +28,7 @@ setup(
         "pyyaml>=6",
         "rosbags>=0.11",
         "safetensors>=0.5",
+        "segment-anything>=1.0",
         "tokenizers>=0.22",
         "torch>=2.6",
         "tqdm>=4.66",

@@ -1,0 +1,264 @@
+"""SAM (the first one) from ``segment-anything``: the decoupled path's segmenter, prompted by boxes.
+
+Layout and tensor names are those of the released files ``sam_vit_{b,l,h}_*.pth``. The package's own resizing
+is not used: it needs torchvision; :mod:`lens_ros.model.images` (``segmenter_fit="letterbox"``) does the same.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.func import functional_call
+
+from lens_ros.model.errors import CheckpointError
+from lens_ros.model.segmenters import ImageFeatures
+
+_PATCH = 16  # pixels; this and the decoder's sizes below are the same in all of the family
+_DECODER_HEADS = 8
+_DECODER_WIDTH_STEP = 2 * _DECODER_HEADS  # its cross attention runs at half width
+_PACKAGE = "_lens_ros_segment_anything"
+
+
+@dataclass(frozen=True)
+class SamSizes:
+    """What tells one SAM from another; ``LensConfig.segmenter`` holds these as keywords for ``"vit"``.
+
+    ``global_attention`` lists the blocks of the image encoder that attend everywhere (any sequence; kept as a
+    tuple), the others attend inside windows of ``window_size`` patches a side. ``image_size`` is the side of
+    the picture in pixels.
+
+    Raises:
+        ValueError: widths or the image size do not divide as the network needs.
+    """
+
+    encoder_width: int
+    encoder_depth: int
+    encoder_heads: int
+    global_attention: tuple[int, ...]
+    image_size: int = 1024
+    prompt_width: int = 256
+    window_size: int = 14
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "global_attention", tuple(self.global_attention))  # JSON gives a list
+        for name, value, step in (
+            ("encoder_width", self.encoder_width, self.encoder_heads),
+            ("image_size", self.image_size, _PATCH),
+            ("prompt_width", self.prompt_width, _DECODER_WIDTH_STEP),
+        ):
+            if value % step:
+                raise ValueError(f"{name} {value} is not a multiple of {step}")
+
+
+class SamSegmenter(nn.Module):
+    """SAM as the decoupled path uses it: one mask per prompt. Same interface as
+    :class:`~lens_ros.model.segmenters.Sam2Segmenter`; ``sam`` is the package's own ``Sam``."""
+
+    def __init__(self, sizes: SamSizes) -> None:
+        """Builds it with random weights.
+
+        Raises:
+            ImportError: ``segment-anything`` is not installed.
+        """
+        super().__init__()
+        modeling = _modeling()
+        grid, width = sizes.image_size // _PATCH, sizes.prompt_width
+        self.sam = modeling.Sam(
+            image_encoder=modeling.ImageEncoderViT(
+                img_size=sizes.image_size,
+                patch_size=_PATCH,
+                embed_dim=sizes.encoder_width,
+                depth=sizes.encoder_depth,
+                num_heads=sizes.encoder_heads,
+                out_chans=width,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                window_size=sizes.window_size,
+                global_attn_indexes=sizes.global_attention,
+            ),
+            prompt_encoder=modeling.PromptEncoder(
+                embed_dim=width,
+                image_embedding_size=(grid, grid),
+                input_image_size=(sizes.image_size, sizes.image_size),
+                mask_in_chans=16,
+            ),
+            mask_decoder=modeling.MaskDecoder(
+                transformer_dim=width,
+                transformer=modeling.TwoWayTransformer(
+                    depth=2, embedding_dim=width, num_heads=_DECODER_HEADS, mlp_dim=2048
+                ),
+                num_multimask_outputs=3,
+                iou_head_depth=3,
+                iou_head_hidden_dim=256,
+            ),
+        )
+
+    @property
+    def prompt_width(self) -> int:
+        return self.sam.prompt_encoder.embed_dim
+
+    def encode(self, pixels: torch.Tensor) -> ImageFeatures:
+        """Encodes normalised, padded pictures ``(B, 3, S, S)`` (gradients flow). SAM has no skip levels:
+        ``high_resolution`` is empty."""
+        encoder = self.sam.image_encoder
+        return ImageFeatures(encoder(pixels.to(encoder.pos_embed.dtype)), ())
+
+    def box_prompts(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes ``(B, N, 4)`` float32, ``x1, y1, x2, y2`` in pixels of the segmenter's picture, to sparse
+        prompts ``(B, N, 2, C)`` float32."""
+        encoder = self.sam.prompt_encoder
+        request = {"points": None, "boxes": boxes.flatten(0, 1), "masks": None}
+        tokens, _ = functional_call(encoder, _float32(encoder), kwargs=request)
+        return tokens.unflatten(0, boxes.shape[:2])
+
+    def decode(self, features: ImageFeatures, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks for ``N >= 1`` prompts per image.
+
+        Args:
+            features: of ``B`` images.
+            prompts: ``(B, N, T, C)``: T sparse tokens per prompt (a box: two).
+
+        Returns:
+            logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``, clamped to 0..1: unlike SAM 2's, the
+            head that predicts it is unbounded.
+        """
+        decoder, encoder = self.sam.mask_decoder, self.sam.prompt_encoder
+        dtype = decoder.iou_token.weight.dtype
+        code = encoder.pe_layer
+        positions = functional_call(code, _float32(code), (encoder.image_embedding_size,))[None].to(dtype)
+        dense = encoder.no_mask_embed.weight.to(dtype).view(1, -1, 1, 1)
+        decoded = [  # the package's decoder takes one image and its prompts at a time
+            decoder(
+                image_embeddings=embedding[None],
+                image_pe=positions,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
+            for embedding, sparse in zip(features.embedding.to(dtype), prompts.to(dtype), strict=True)
+        ]
+        masks, iou = (torch.stack(parts) for parts in zip(*decoded, strict=True))
+        return masks[:, :, 0], iou[:, :, 0].clamp(0, 1)
+
+
+def sam_sizes(state_dict: Mapping[str, torch.Tensor], source: str = "the state_dict") -> SamSizes:
+    """The sizes of the SAM whose tensors these are, from their shapes alone.
+
+    A table of relative positions is ``(2 * side - 1, head width)``, ``side`` being what the block attends
+    over: the length tells windows from global blocks, the width gives the number of heads.
+
+    Raises:
+        CheckpointError: these are not a SAM's tensors; the message calls them ``source``.
+    """
+    table = re.compile(r"image_encoder\.blocks\.\d+\.attn\.rel_pos_h")
+    depth = sum(1 for name in state_dict if table.fullmatch(name))
+    try:
+        _, grid, _, width = state_dict["image_encoder.pos_embed"].shape
+        prompt_width = state_dict["image_encoder.neck.0.weight"].shape[0]
+        tables = [state_dict[f"image_encoder.blocks.{i}.attn.rel_pos_h"].shape for i in range(max(1, depth))]
+        sides = [(length + 1) // 2 for length, _ in tables]
+        windows = {side for side in sides if side != grid}
+        (head_width,) = {head for _, head in tables}
+        if len(windows) > 1:
+            raise ValueError(f"windows of {sorted(windows)} patches")
+        return SamSizes(
+            encoder_width=width,
+            encoder_depth=depth,
+            encoder_heads=width // head_width,
+            global_attention=tuple(i for i, side in enumerate(sides) if side == grid),
+            image_size=grid * _PATCH,
+            prompt_width=prompt_width,
+            # Without windows their size means nothing; 14 is that of the released files.
+            window_size=windows.pop() if windows else 14,
+        )
+    except KeyError as error:
+        found = ", ".join(list(state_dict)[:3])
+        raise _refusal(source, f"no tensor {error} among {len(state_dict)}: {found}, ...") from error
+    except (ValueError, ZeroDivisionError, IndexError) as error:
+        raise _refusal(source, f"impossible shapes in the image encoder: {error}") from error
+
+
+def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
+    """Reads a SAM file, ``.safetensors`` or PyTorch's own (``.pth``), without executing any code in it.
+
+    Returns:
+        its sizes, and its tensors: names and shapes are those of ``SamSegmenter(sizes).sam``, the precision
+        is the file's.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it holds anything but a SAM.
+        ImportError: ``segment-anything`` is not installed.
+    """
+    source = str(path)
+    if not path.is_file():
+        raise _refusal(source, "there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; its texts advise to load without weights_only
+        size = path.stat().st_size
+        reason = f"its {size} bytes are damaged, of another format or Python objects, which are never loaded"
+        raise _refusal(source, reason) from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise _refusal(source, "it holds something else than tensors by name")
+    sizes = sam_sizes(tensors, source)
+    with torch.device("meta"):
+        expected = {name: t.shape for name, t in SamSegmenter(sizes).sam.state_dict().items()}
+    faults = {
+        "missing": [n for n in expected if n not in tensors],
+        "unexpected": [n for n in tensors if n not in expected],
+        "misshapen": [n for n, shape in expected.items() if n in tensors and tensors[n].shape != shape],
+        "not floating-point": [n for n, t in tensors.items() if not t.is_floating_point()],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{len(v)} {kind}: {', '.join(v[:3])}" for kind, v in faults.items() if v)
+        raise _refusal(source, told)
+    return sizes, tensors
+
+
+def _float32(part: nn.Module) -> dict[str, torch.Tensor]:
+    """A part's tensors for ``functional_call``: the package computes position codes in float32 and fails when
+    the weights there have been loaded or turned into anything else."""
+    return {name: tensor.float() for name, tensor in part.state_dict(keep_vars=True).items()}
+
+
+def _refusal(source: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source} is not a usable SAM: {reason}. Expected the tensors of segment-anything, as in "
+        "sam_vit_b_01ec64.pth (also vit_l, vit_h and other sizes of that network); download the file again "
+        "or give the right one."
+    )
+
+
+def _modeling() -> ModuleType:
+    """``segment_anything.modeling``, without executing the ``__init__`` of ``segment_anything``.
+
+    That imports torchvision, for parts that are not needed here; and torchvision has no build for every
+    torch. So the package's folder is mounted under a name of its own, as a namespace. A real ``import
+    segment_anything`` elsewhere in the process works as ever; its classes are separate ones.
+    """
+    if _PACKAGE not in sys.modules:
+        package = find_spec("segment_anything")  # finds, executes nothing
+        if package is None or package.submodule_search_locations is None:
+            raise ImportError(
+                "the decoupled path with SAM needs segment-anything: pip install segment-anything (it does "
+                "not need torchvision here), or use a model with SAM 2."
+            )
+        spec = ModuleSpec(_PACKAGE, None, is_package=True)
+        spec.submodule_search_locations = list(package.submodule_search_locations)
+        sys.modules[_PACKAGE] = module_from_spec(spec)
+    return import_module(f"{_PACKAGE}.modeling")
