@@ -18,9 +18,11 @@ import torch
 from tqdm import tqdm
 
 from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind
-from lens_ros.lens import Lens, Segmentation, box_iou
+from lens_ros.instances import box_iou
+from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.answers import parse_answer
-from lens_ros.model.checkpoint import CheckpointError, find_model
+from lens_ros.model.checkpoint import find_model
+from lens_ros.model.errors import CheckpointError
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.visualization import Tile, contact_sheet, overlay
 from training.data.questions import Question, tabletop_questions
@@ -49,7 +51,8 @@ def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) 
     for instance in answer.instances:
         predicted |= instance.mask
     intersection, union = overlap(predicted, frame.instances == target)
-    read = parse_answer(answer.answer, lens.model.config.image.reasoner_size)
+    side = lens.model.config.image.reasoner_size
+    read = parse_answer(answer.answer, (side, side))
     fits = {o.index: 0.0 for o in frame.objects}
     if read.boxes:
         b = read.boxes[0]

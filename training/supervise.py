@@ -78,8 +78,8 @@ class SupervisedLoss(nn.Module):
         image = text.input_ids == self.model.reasoner.config.image_token_id
         embedded = embedded.masked_scatter(image[..., None], visual.to(embedded.dtype))
         rows, columns = self._query_slots(text)
-        count = rows.shape[0] // self.model.context.num_queries
-        queries = self.model.context.learnable_query.to(embedded.dtype)[0].repeat(count, 1)
+        count = rows.shape[0] // self.model.context_module().num_queries
+        queries = self.model.context_module().learnable_query.to(embedded.dtype)[0].repeat(count, 1)
         embedded = embedded.index_put((rows, columns), queries)
         return language_model(
             inputs_embeds=embedded,
@@ -92,7 +92,7 @@ class SupervisedLoss(nn.Module):
         """Row and column of every query of every segment, segment by segment."""
         row, segment = (text.queries >= 0).nonzero(as_tuple=True)
         begin = text.queries[row, segment]
-        count = self.model.context.num_queries
+        count = self.model.context_module().num_queries
         columns = begin[:, None] + torch.arange(count)
         return row.repeat_interleave(count), columns.flatten()
 
@@ -120,8 +120,8 @@ class SupervisedLoss(nn.Module):
     ) -> torch.Tensor:  # fmt: skip
         few = features.embedding.shape[0]
         rows, columns = self._query_slots(text)
-        read = hidden[rows, columns].view(-1, self.model.context.num_queries, hidden.shape[-1])
-        prompts = self.model.context(read.float())[:, 0]
+        read = hidden[rows, columns].view(-1, self.model.context_module().num_queries, hidden.shape[-1])
+        prompts = self.model.context_module()(read.float())[:, 0]
         asked = text.queries >= 0
         located = 2 * self.heads.prompt_loss(prompts, batch.target_boxes[asked])
         grid = prompts.new_zeros(*asked.shape, prompts.shape[-1])

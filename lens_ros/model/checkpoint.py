@@ -13,17 +13,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 
 from lens_ros.model.config import LensConfig
+from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 from lens_ros.model.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
+_LISTED = 20  # tensors named in a message
 _TIED = "reasoner.lm_head.weight"  # shares memory with the embedding; rebuilt by tying
-
-
-class CheckpointError(Exception):
-    """A model folder that cannot be used; the message says what is wrong and what to do."""
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -71,31 +70,44 @@ def save_model(
     os.replace(partial, folder / WEIGHTS)
 
 
-def load_model(folder: Path) -> tuple[LensModel, PreTrainedTokenizerFast]:
-    """Loads a model's folder, in float32, on the CPU, in eval mode.
+def load_model(
+    folder: Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[LensModel, PreTrainedTokenizerFast]:
+    """Loads a model's folder, on the CPU, in eval mode.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the tensors are not the ones that the configuration
             asks for. Nothing is ever left at its random initial value.
     """
-    model = LensModel(_read_config(folder))
-    tensors = _read_weights(folder)
-    load_tensors(model, tensors, source=str(folder / WEIGHTS))
+    config = _read_config(folder)
+    with no_init_weights():  # every one of them is replaced
+        model = LensModel(config)
+    load_tensors(model, _read_weights(folder), source=str(folder / WEIGHTS), dtype=dtype)
+    return model.eval(), read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a model's folder.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
-        tokenizer = load_tokenizer(folder)
+        return load_tokenizer(folder)
     except Exception as error:  # transformers raises many kinds, up to bare Exception from its Rust core
         raise CheckpointError(
             f"{folder} has no readable tokenizer ({error}); expected tokenizer.json and "
             "tokenizer_config.json. Restore the folder from where it came."
         ) from error
-    return model.eval(), tokenizer
 
 
-def load_tensors(model: LensModel, tensors: dict[str, torch.Tensor], source: str) -> None:
-    """Copies ``tensors`` into ``model``; names and shapes must agree exactly.
+def load_tensors(
+    model: LensModel, tensors: dict[str, torch.Tensor], source: str, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Puts ``tensors``, as ``dtype``, in the place of the model's own; names and shapes must agree exactly.
 
     Raises:
-        CheckpointError: they do not; the message lists the first few of each kind.
+        CheckpointError: they do not; the message lists the first of each kind.
     """
     expected = {name: t.shape for name, t in model.state_dict().items() if name != _TIED}
     faults = {
@@ -106,16 +118,24 @@ def load_tensors(model: LensModel, tensors: dict[str, torch.Tensor], source: str
             for n, shape in expected.items()
             if n in tensors and tensors[n].shape != shape
         ],
+        "not floating-point": [n for n, t in tensors.items() if not t.is_floating_point()],
         "not finite": [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()],
     }
     if any(faults.values()):
-        told = "; ".join(f"{len(v)} {kind}: {', '.join(v[:3])}" for kind, v in faults.items() if v)
+        told = "; ".join(f"{len(v)} {kind}: {_first_few(v)}" for kind, v in faults.items() if v)
         raise CheckpointError(
             f"{source} does not hold the tensors that its config.json asks for ({told}). "
             "Weights and configuration must come from the same training run."
         )
-    model.load_state_dict(tensors, strict=False)  # strict was done above; only the tied head is absent
+    # Strict was done above (only the tied head is absent); assigning holds no second copy in memory.
+    given = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    model.load_state_dict(given, strict=False, assign=True)
     model.reasoner.tie_weights()
+
+
+def _first_few(names: list[str]) -> str:
+    listed = ", ".join(names[:_LISTED])
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"
 
 
 def _read_config(folder: Path) -> LensConfig:

@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Sam2Config
-from transformers.cache_utils import DynamicCache
 
 from lens_ros.model.config import LensConfig
 from lens_ros.model.context import ContextModule
-from lens_ros.model.images import reasoner_grid, reasoner_inputs, segmenter_inputs
-from lens_ros.model.positions import mrope_positions
+from lens_ros.model.generation import GREEDY, Sampling, generate
+from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
+from lens_ros.model.positions import counted_positions, padded_mrope_positions
+from lens_ros.model.reading import Reading
+from lens_ros.model.sam import SamSegmenter, SamSizes
 from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
-
-
-class GenerationCancelled(Exception):
-    """The caller asked for generation to stop."""
 
 
 @dataclass(frozen=True)
 class Thought:
-    """What one act of reasoning leaves behind: the answer's token ids and the prompt for the segmenter,
-    ``(1, 1, C)``."""
+    """What one act of reasoning leaves behind: the answer's token ids, without the one that ended it, and
+    the prompt for the segmenter ``(1, C)``, None where the model has no context module."""
 
     token_ids: list[int]
-    prompt: torch.Tensor
+    prompt: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class FullPass:
+    """Whole sequences read at once: final hidden states ``(B, L, H)`` of the tokens and ``(B, Q, H)`` of the
+    context queries, and the positions ``(3, B, L + Q)`` of both."""
+
+    hidden: torch.Tensor
+    queries: torch.Tensor
+    positions: torch.Tensor
 
 
 class LensModel(nn.Module):
-    """``reason`` turns an image and a question into an answer and a prompt; ``decode`` turns prompts into
-    mask logits on an encoded image."""
+    """``look`` at an image, ``reason`` about it, ``decode`` the prompts that result to mask logits."""
 
     def __init__(self, config: LensConfig) -> None:
         super().__init__()
         self.config = config
         self.reasoner = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config.reasoner))
-        self.segmenter = Sam2Segmenter(Sam2Config(**config.segmenter), config.image_encoder)
-        self.context = ContextModule(self.width, self.segmenter.prompt_width, config.context)
+        self.segmenter: Sam2Segmenter | SamSegmenter
+        if config.image_encoder == "vit":
+            self.segmenter = SamSegmenter(SamSizes(**config.segmenter))
+        else:
+            self.segmenter = Sam2Segmenter(Sam2Config(**config.segmenter), config.image_encoder)
+        self.context: ContextModule | None = None
+        if config.context is not None:
+            self.context = ContextModule(self.width, self.segmenter.prompt_width, config.context)
+
+    @classmethod
+    def from_released(
+        cls, folder: str | Path, *, sam2: str | Path | None = None, dtype: torch.dtype = torch.float32
+    ) -> LensModel:
+        """Reads a checkpoint that the paper's authors released (:mod:`lens_ros.model.released`).
+
+        Args:
+            folder: holds the reference's ``config.json`` and safetensors.
+            sam2: file with SAM 2's own weights, for stage-1 checkpoints, which carry none that are trained.
+
+        Raises:
+            CheckpointError: anything is missing, damaged or not what the configuration asks for.
+        """
+        from lens_ros.model.released import load_released  # it imports this module
+
+        return load_released(Path(folder), sam2=None if sam2 is None else Path(sam2), dtype=dtype)
 
     @property
     def width(self) -> int:
@@ -47,13 +79,32 @@ class LensModel(nn.Module):
         return self.reasoner.config.text_config.hidden_size
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.language_model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.embed_tokens.weight.device
+
+    @property
     def language_model(self) -> nn.Module:
         return self.reasoner.model.language_model
 
-    def see(self, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The reasoner's vision tower on ``(B, S, S, 3)`` uint8.
+    def context_module(self) -> ContextModule:
+        """``context``.
 
-        Returns patch features ``(B, N, D)`` (merge order) and visual tokens ``(B, N/4, H)`` (row-major).
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.context is None:
+            raise ValueError("this model has no context module: its masks come from the answer's boxes")
+        return self.context
+
+    def see(self, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The reasoner's vision tower on ``(B, h, w, 3)`` uint8.
+
+        Returns patch features ``(B, N, D)`` (merge order; the tower's window order where it has windows) and
+        visual tokens ``(B, N/4, H)`` (row-major).
         """
         pixel_values, grid = reasoner_inputs(rgb, self.config.image)
         visual = self.reasoner.model.visual
@@ -64,98 +115,209 @@ class LensModel(nn.Module):
             seen.pooler_output.view(batch, -1, self.width),
         )
 
+    def embed(self, input_ids: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        """Token ids ``(B, L)`` to embeddings ``(B, L, H)``, image placeholders replaced, in order, by the
+        visual tokens ``(n, H)``.
+
+        Raises:
+            ValueError: there are not ``n`` placeholders.
+        """
+        embedded = self.language_model.embed_tokens(input_ids)
+        placeholders = input_ids == self.reasoner.config.image_token_id
+        if int(placeholders.sum()) != len(visual):
+            raise ValueError(
+                f"the prompts hold {int(placeholders.sum())} image tokens, the images have {len(visual)}"
+            )
+        return embedded.masked_scatter(placeholders[..., None], visual.to(embedded.dtype))
+
     def encode_image(self, rgb: torch.Tensor) -> ImageFeatures:
-        """The segmenter's image encoder on ``(B, S, S, 3)`` uint8."""
-        pixels = segmenter_inputs(rgb, self.config.image)
-        return self.segmenter.encode(pixels.to(self.context.learnable_query.dtype))
+        """The segmenter's image encoder on ``(B, h, w, 3)`` uint8."""
+        return self.segmenter.encode(segmenter_inputs(rgb, self.config.image).to(self.dtype))
 
     def decode(self, features: ImageFeatures, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts ``(B, N, C)`` to logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``."""
         return self.segmenter.decode(features, prompts.unsqueeze(2))
 
+    def full_pass(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        visual: torch.Tensor,
+        grids: Sequence[tuple[int, int]],
+    ) -> FullPass:
+        """Reads prompts, answers and context queries at once, without a cache, with the position scheme of
+        ``config.query_positions``. Gradients flow.
+
+        Causality makes one pass enough for the answer's log-probabilities and for the masks: the queries
+        come last and change no token before them.
+
+        Args:
+            input_ids, attention_mask: ``(B, L)``; padding (mask 0) may lie at the left, at the right or both.
+            visual: ``(n, H)``, visual tokens of all images, in order.
+            grids: rows and columns of each image's visual tokens.
+
+        Raises:
+            ValueError: image tokens and images do not match, or the model has no context module.
+        """
+        context = self.context_module()
+        asked = context.learnable_query.expand(len(input_ids), -1, -1)
+        mask = torch.cat([attention_mask, attention_mask.new_ones(asked.shape[:2])], dim=1)
+        if self.config.query_positions == "sequential":
+            positions = counted_positions(mask)
+        else:
+            image_token = self.reasoner.config.image_token_id
+            text, following = padded_mrope_positions(input_ids, attention_mask, image_token, grids)
+            tail = following[:, None] + torch.arange(asked.shape[1], device=following.device)
+            positions = torch.cat([text, tail.expand(3, -1, -1)], dim=2)
+        hidden = self.language_model(
+            inputs_embeds=torch.cat([self.embed(input_ids, visual), asked], dim=1),
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+        length = input_ids.shape[1]
+        return FullPass(hidden[:, :length], hidden[:, length:], positions)
+
+    @torch.inference_mode()
+    def look(
+        self, reasoner_rgb: torch.Tensor, segmenter_rgb: torch.Tensor, prefix_ids: torch.Tensor
+    ) -> View:
+        """Takes in one image.
+
+        Args:
+            reasoner_rgb, segmenter_rgb: ``(1, h, w, 3)`` uint8, as
+                :func:`~lens_ros.model.images.reasoner_picture` and
+                :func:`~lens_ros.model.images.segmenter_picture` make them.
+            prefix_ids: ``(P,)`` int64, the opening of every prompt, image placeholders included.
+        """
+        return View(
+            self,
+            prefix_ids,
+            grid=visual_grid(*reasoner_rgb.shape[1:3]),
+            see=lambda: self.see(reasoner_rgb)[1][0],
+            encode=lambda: self.encode_image(segmenter_rgb),
+        )
+
     @torch.inference_mode()
     def reason(
         self,
-        rgb: torch.Tensor,
-        input_ids: torch.Tensor,
+        view: View,
+        questions: Sequence[torch.Tensor],
         *,
         end_token: int,
+        pad_token: int,
         max_new_tokens: int,
-        on_token: Callable[[list[int]], None] | None = None,
+        sampling: Sampling = GREEDY,
+        on_token: Callable[[int, list[int]], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Thought:
-        """Greedy answer to one prompt about one image, then the query pass on the same cache.
+    ) -> list[Thought]:
+        """Answers questions about one image, as one batch, and reads the answers with the context queries.
+
+        Generation extends the cache of the image's prefix. With ``query_positions = "mrope"`` the queries
+        simply extend it further; with ``"sequential"`` question, answer and queries extend a second cache of
+        the prefix, which has plain positions: the numbers of a full recomputation, without repeating the
+        vision tower, the image's tokens or the language head (design, section 4).
 
         Args:
-            rgb: ``(1, S, S, 3)`` uint8, squashed to the reasoner's size.
-            input_ids: ``(L,)`` int64, image placeholders included.
-            end_token: generation stops after it; it is kept out of ``Thought.token_ids``.
-            on_token: called with all ids so far, after each one.
-            cancelled: asked before each token.
+            questions: ``(L,)`` int64 each, what follows ``prefix_ids`` up to where the answer begins.
+
+        Other arguments: see :func:`~lens_ros.model.generation.generate`, rows being questions.
 
         Raises:
             GenerationCancelled: ``cancelled()`` was true.
         """
-        reader = _Reader(self, rgb, input_ids)
-        tokens: list[int] = []
-        for token in reader.greedy(max_new_tokens):
-            if cancelled is not None and cancelled():
-                raise GenerationCancelled
-            if token == end_token:
-                break
-            tokens.append(token)
-            if on_token is not None:
-                on_token(tokens)
-        return Thought(tokens, self.context(reader.read_queries()))
-
-
-class _Reader:
-    """One sequence and its cache: prefill, token by token, then the context queries.
-
-    The queries extend the cache that generation left (``query_positions = "mrope"``): the prompt is never
-    read twice.
-    """
-
-    def __init__(self, model: LensModel, rgb: torch.Tensor, input_ids: torch.Tensor) -> None:
-        self.model = model
-        self.cache = DynamicCache(config=model.language_model.config)
-        image_token = model.reasoner.config.image_token_id
-        positions, self.next_position = mrope_positions(
-            input_ids.cpu(), image_token, reasoner_grid(model.config.image)
+        table = self.language_model.embed_tokens
+        ids, mask = _pad_left(questions, pad_token)
+        reading = view.reading("mrope").fork(len(questions))
+        hidden = reading.read(table(ids), mask)
+        answer = generate(
+            reading,
+            self.reasoner.lm_head(hidden[:, -1]),
+            embed=table,
+            head=self.reasoner.lm_head,
+            end_token=end_token,
+            pad_token=pad_token,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            on_token=on_token,
+            cancelled=cancelled,
         )
-        _, visual = model.see(rgb)
-        embedded = model.language_model.embed_tokens(input_ids)[None].clone()
-        embedded[0, input_ids == image_token] = visual[0].to(embedded.dtype)
-        self.hidden = self._extend(embedded, positions[:, None])
-        self.pending: list[int] = []  # generated, not yet in the cache
+        prompts: Sequence[torch.Tensor | None] = [None] * len(questions)
+        if self.context is not None:
+            if self.config.query_positions == "sequential":
+                reading = view.reading("sequential").fork(len(questions))
+                ids, mask = torch.cat([ids, answer.token_ids], 1), torch.cat([mask, answer.mask], 1)
+            else:
+                ids, mask = answer.token_ids[:, -1:], answer.mask[:, -1:]
+            prompts = list(self.context(self.read_queries(reading, ids, mask)))
+        answers = zip(answer.token_ids.tolist(), answer.mask.tolist(), prompts, strict=True)
+        return [Thought(_spoken(row, seen, end_token), prompt) for row, seen, prompt in answers]
 
-    def greedy(self, limit: int) -> Iterator[int]:
-        for _ in range(limit):
-            logits = self.model.reasoner.lm_head(self.hidden[:, -1])
-            token = int(logits.argmax(-1))
-            self.pending.append(token)
-            yield token
-            self.hidden = self._extend(self._embed(self.pending))
-            self.pending = []
+    def read_queries(self, reading: Reading, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``(B, Q, H)``: the context queries' final hidden states after reading ``ids`` on."""
+        asked = self.context_module().learnable_query.expand(len(ids), -1, -1)
+        embedded = torch.cat([self.language_model.embed_tokens(ids), asked], dim=1)
+        mask = torch.cat([mask, mask.new_ones(asked.shape[:2])], dim=1)
+        return reading.read(embedded, mask)[:, -asked.shape[1] :]
 
-    def read_queries(self) -> torch.Tensor:
-        """Final hidden states ``(1, Q, H)`` of the context queries, which follow all that was generated."""
-        queries = self.model.context.learnable_query
-        embedded = torch.cat([self._embed(self.pending), queries], dim=1) if self.pending else queries
-        return self._extend(embedded)[:, -queries.shape[1] :]
 
-    def _embed(self, tokens: list[int]) -> torch.Tensor:
-        table = self.model.language_model.embed_tokens
-        return table(torch.tensor([tokens], device=table.weight.device))
+class View:
+    """One image as the network sees it: everything that no instruction changes, each part computed once, when
+    it is first needed."""
 
-    def _extend(self, embedded: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        if positions is None:
-            steps = torch.arange(embedded.shape[1]) + self.next_position
-            positions = steps.expand(3, 1, -1)
-            self.next_position += embedded.shape[1]
-        return self.model.language_model(
-            inputs_embeds=embedded,
-            position_ids=positions.to(embedded.device),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+    def __init__(
+        self,
+        model: LensModel,
+        prefix_ids: torch.Tensor,
+        *,
+        grid: tuple[int, int],
+        see: Callable[[], torch.Tensor],
+        encode: Callable[[], ImageFeatures],
+    ) -> None:
+        """``prefix_ids`` ``(P,)`` int64: the opening of every prompt; ``grid``: rows and columns of visual
+        tokens; ``see`` gives these, ``(n, H)``; ``encode`` the segmenter's view."""
+        self._model = model
+        self._prefix_ids = prefix_ids[None]
+        self._grid = grid
+        self._see = see
+        self._encode = encode
+        self._prefix: torch.Tensor | None = None
+        self._features: ImageFeatures | None = None
+        self._readings: dict[str, Reading] = {}
+
+    @property
+    @torch.inference_mode()
+    def features(self) -> ImageFeatures:
+        """The segmenter's view."""
+        if self._features is None:
+            self._features = self._encode()
+        return self._features
+
+    @torch.inference_mode()
+    def reading(self, positions: Literal["mrope", "sequential"]) -> Reading:
+        """The prompts' common opening in the language model's cache, one row; fork it, do not extend it."""
+        if positions not in self._readings:
+            model = self._model
+            if self._prefix is None:
+                self._prefix = model.embed(self._prefix_ids, self._see())
+            explicit = None
+            if positions == "mrope":
+                ones = torch.ones_like(self._prefix_ids)
+                token = model.reasoner.config.image_token_id
+                explicit = padded_mrope_positions(self._prefix_ids, ones, token, [self._grid])
+            reading = Reading(model.language_model, rows=1)
+            reading.absorb(self._prefix, explicit)
+            self._readings[positions] = reading
+        return self._readings[positions]
+
+
+def _pad_left(sequences: Sequence[torch.Tensor], pad_token: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(B, L)`` ids and mask: padding comes first, so that every row's last token stands last."""
+    longest = max(len(s) for s in sequences)
+    ids = torch.stack([nn.functional.pad(s, (longest - len(s), 0), value=pad_token) for s in sequences])
+    mask = torch.stack([nn.functional.pad(torch.ones_like(s), (longest - len(s), 0)) for s in sequences])
+    return ids, mask
+
+
+def _spoken(token_ids: list[int], mask: list[int], end_token: int) -> list[int]:
+    return [t for t, seen in zip(token_ids, mask, strict=True) if seen and t != end_token]

@@ -14,11 +14,12 @@ from transformers import Sam2Config, Sam2Model
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """An encoded image: ``embedding`` ``(B, C, S/16, S/16)`` and the decoder's two finer skip levels,
-    ``(B, C/8, S/4, S/4)`` and ``(B, C/4, S/8, S/8)``, S the side of the segmenter's picture."""
+    """An encoded image: ``embedding`` ``(B, C, S/16, S/16)`` and the finer levels that the decoder also looks
+    at (SAM 2: ``(B, C/8, S/4, S/4)`` and ``(B, C/4, S/8, S/8)``; SAM: none), S the side of the segmenter's
+    picture."""
 
     embedding: torch.Tensor
-    high_resolution: tuple[torch.Tensor, torch.Tensor]
+    high_resolution: tuple[torch.Tensor, ...]
 
 
 class Sam2Segmenter(nn.Module):
@@ -138,7 +139,7 @@ class ConvPyramid(nn.Module):
         x16 = self.stage16(x8)
         levels: list[torch.Tensor] = []
         for level, x in reversed(list(enumerate((x4, x8, x16)))):
-            y = self.lateral[level](x) + self.place[level](self.get_buffer(f"waves{level}"))
+            y = self.lateral[level](x) + self.place[level](self.get_buffer(f"waves{level}").to(x.dtype))
             if levels:
                 y = y + F.interpolate(levels[0], scale_factor=2.0)
             levels.insert(0, y)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.lens import Lens
 from lens_ros.model import prompts
-from lens_ros.model.images import reasoner_grid
+from lens_ros.model.images import visual_grid
 from lens_ros.model.network import LensModel
 from training.nano import build_nano
 
@@ -32,13 +32,22 @@ def lens(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> Lens:
 
 
 @pytest.fixture(scope="session")
-def prompt_ids(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> Callable[[str], torch.Tensor]:
+def prefix_ids(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> torch.Tensor:
+    """What opens every prompt on an image of lens-nano."""
     model, tokenizer = untrained
-    rows, cols = reasoner_grid(model.config.image)
+    side = model.config.image.reasoner_size
+    rows, cols = visual_grid(side, side)
+    return torch.tensor(tokenizer.encode(prompts.image_prefix(rows * cols), add_special_tokens=False))
+
+
+@pytest.fixture(scope="session")
+def question_ids(
+    untrained: tuple[LensModel, PreTrainedTokenizerFast],
+) -> Callable[[str], torch.Tensor]:
+    tokenizer = untrained[1]
 
     def encode(instruction: str) -> torch.Tensor:
-        text = prompts.image_prefix(rows * cols) + prompts.question(instruction)
-        return torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+        return torch.tensor(tokenizer.encode(prompts.question(instruction), add_special_tokens=False))
 
     return encode
 

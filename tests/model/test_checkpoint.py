@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from lens_ros.model.checkpoint import WEIGHTS, CheckpointError, find_model, load_model, save_model
+from lens_ros.model.checkpoint import WEIGHTS, find_model, load_model, save_model
+from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 
 Built = tuple[LensModel, PreTrainedTokenizerFast]

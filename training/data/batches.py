@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lens_ros.model import prompts
-from lens_ros.model.images import reasoner_grid, squash
+from lens_ros.model.images import squash, visual_grid
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import mrope_positions
 from lens_ros.simulation.expressions import SIMPLE_KINDS, Expression, sample_expression
@@ -179,14 +179,15 @@ class TextPacker:
     """Packs questions and answers into rows; see :class:`PackedText`."""
 
     def __init__(self, model: LensModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        rows, cols = reasoner_grid(model.config.image)
+        side = model.config.image.reasoner_size
+        rows, cols = visual_grid(side, side)
         self._tokenizer = tokenizer
         self._prefix = self._encode(prompts.image_prefix(rows * cols))
         image_token = model.reasoner.config.image_token_id
         self._prefix_positions, self._next = mrope_positions(
             torch.tensor(self._prefix), image_token, (rows, cols)
         )
-        self._queries = model.context.num_queries
+        self._queries = model.context_module().num_queries
 
     def pack(self, dialogues: list[list[tuple[str, str]]], segments: int) -> PackedText:
         """``dialogues``: per image, pairs of instruction and answer, at most ``segments`` of them."""

@@ -1,0 +1,138 @@
+"""Writing an answer, token by token: greedy or sampled, streamed, stopped and cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from lens_ros.model.reading import Reading
+
+
+class GenerationCancelled(Exception):
+    """The caller asked for generation to stop."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 keep every token.
+
+    Row ``k`` of a batch draws from a generator seeded with ``seed + k``: what it says depends neither on the
+    other rows nor on the batch's size.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature ({self.temperature}) and top_k ({self.top_k}) must not be negative, "
+                f"top_p ({self.top_p}) must lie in 0..1, above 0"
+            )
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What was written: ``token_ids`` ``(B, T)`` int64, the token that ended a row included, padding after
+    it, and ``mask`` ``(B, T)`` int64, 0 at padding. All but the last column are in the reading's cache."""
+
+    token_ids: torch.Tensor
+    mask: torch.Tensor
+
+
+def generate(
+    reading: Reading,
+    logits: torch.Tensor,
+    *,
+    embed: nn.Module,
+    head: nn.Module,
+    end_token: int,
+    pad_token: int,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    on_token: Callable[[int, list[int]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Continuation:
+    """Goes on writing after what was read; extends ``reading``.
+
+    Args:
+        logits: ``(B, V)`` for the first new token.
+        embed, head: token ids to embeddings, hidden states to logits.
+        end_token: ends a row; it stays part of what was written.
+        pad_token: also ends a row, but is padding from then on (Qwen's ``<|endoftext|>`` is both).
+        on_token: called with the row and all its ids so far after each of its tokens; without those that end
+            it.
+        cancelled: asked before each token.
+
+    Raises:
+        GenerationCancelled: ``cancelled()`` was true.
+        ValueError: ``max_new_tokens`` is less than 1.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed to write an answer")
+    choose = _Chooser(sampling, reading.rows, logits.device)
+    spoken: list[list[int]] = [[] for _ in range(reading.rows)]
+    going = torch.ones(reading.rows, dtype=torch.bool, device=logits.device)
+    columns: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
+    while True:
+        if cancelled is not None and cancelled():
+            raise GenerationCancelled
+        token = torch.where(going, choose(logits), pad_token)
+        written = going & (token != pad_token)
+        going = written & (token != end_token)
+        columns.append(token)
+        masks.append(written.long())
+        if on_token is not None:
+            _tell(on_token, spoken, token.tolist(), going.tolist())
+        if len(columns) == max_new_tokens or not bool(going.any()):
+            return Continuation(torch.stack(columns, dim=1), torch.stack(masks, dim=1))
+        mask = None if bool(written.all()) else masks[-1][:, None]
+        hidden = reading.read(embed(token[:, None]), mask)
+        logits = head(hidden[:, -1])
+
+
+def _tell(
+    on_token: Callable[[int, list[int]], None], spoken: list[list[int]], tokens: list[int], going: list[bool]
+) -> None:
+    for row, (token, goes_on) in enumerate(zip(tokens, going, strict=True)):
+        if goes_on:
+            spoken[row].append(token)
+            on_token(row, spoken[row])
+
+
+class _Chooser:
+    """Logits ``(B, V)`` to tokens ``(B,)``."""
+
+    def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
+        self._greedy = sampling.temperature == 0
+        self._warp = LogitsProcessorList()
+        if not self._greedy:
+            self._warp.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k > 0:
+                self._warp.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1:
+                self._warp.append(TopPLogitsWarper(sampling.top_p))
+            self._generators = [
+                torch.Generator(device).manual_seed(sampling.seed + row) for row in range(rows)
+            ]
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._greedy:
+            return logits.argmax(-1)
+        # input_ids are of no use to these three warpers.
+        probabilities = self._warp(torch.empty(0), logits.float()).softmax(-1)
+        drawn = [
+            torch.multinomial(row, 1, generator=generator)
+            for row, generator in zip(probabilities, self._generators, strict=True)
+        ]
+        return torch.cat(drawn)
