@@ -1,0 +1,569 @@
+"""Checkpoints that the authors of LENS released, as a :class:`~lens_ros.model.network.LensModel`.
+
+Such a folder is what the reference implementation (hustvl/LENS, on transformers 4.51) saves: a flat
+``config.json`` and safetensors in one file or several. Its weights expect sequential query positions and
+SAM 2.0 hiera-L. Only safetensors are opened there, and SAM 2's own file only as plain tensors: nothing that
+is loaded can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import Qwen2_5_VLConfig, Sam2Config
+from transformers.initialization import no_init_weights
+
+from lens_ros.model.checkpoint import CheckpointError
+from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
+from lens_ros.model.network import LensModel
+
+_INDEX = "model.safetensors.index.json"
+_LISTED = 20  # tensors named in a message, per kind of fault
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_NUM_QUERIES = 64  # of the reference's Qwen2.5-VL class where config.json holds null
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+_IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+
+# SAM 2.0 hiera-L: sam2_hiera_l.yaml of segment-anything-2.
+_HIERA_L = {
+    "hidden_size": 144,
+    "num_attention_heads_per_stage": [2, 4, 8, 16],
+    "blocks_per_stage": [2, 6, 36, 4],
+    "embed_dim_per_stage": [144, 288, 576, 1152],
+    "global_attention_blocks": [23, 33, 43],
+    "window_size_per_stage": [8, 4, 16, 8],
+    "window_positional_embedding_background_size": [7, 7],
+    "backbone_channel_list": [1152, 576, 288, 144],
+    "image_size": 1024,
+}
+
+# Fields that change numbers or shapes, and must be there; and fields whose defaults in transformers are those
+# of Qwen2.5-VL. The others (embed_dim, mlp_ratio, in_chans and the like) are leftovers of Qwen2-VL, as whose
+# configuration the reference saves its own, and mean nothing.
+_TEXT_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+)
+_TEXT_DEFAULTS = (
+    "hidden_act",
+    "max_position_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+)
+_VISION_FIELDS = (
+    "depth",
+    "hidden_size",
+    "intermediate_size",
+    "num_heads",
+    "window_size",
+    "out_hidden_size",
+    "fullatt_block_indexes",
+)
+_VISION_DEFAULTS = (
+    "hidden_act",
+    "in_channels",
+    "patch_size",
+    "spatial_merge_size",
+    "temporal_patch_size",
+    "tokens_per_second",
+)
+_TOKEN_FIELDS = ("image_token_id",)
+_TOKEN_DEFAULTS = ("video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+# Names, by how they begin: the reference's, ours. The first line that fits counts, ``*`` is a number. The
+# table is read in both directions, so that messages can name tensors as the file does.
+_NAMES = (
+    ("visual.", "reasoner.model.visual."),
+    ("model.", "reasoner.model.language_model."),
+    ("learnable_query", "context.learnable_query"),
+    ("connector.", "context.connector."),
+    ("conv_1d.", "context.conv_1d."),
+    ("proj_to_sam.", "context.proj_to_sam."),
+)
+_SAM_NAMES = (  # after "sam." and "segmenter.sam."
+    ("no_mem_embed", "no_memory_embedding"),
+    ("image_encoder.trunk.patch_embed.proj.", "vision_encoder.backbone.patch_embed.projection."),
+    ("image_encoder.trunk.blocks.*.norm1.", "vision_encoder.backbone.blocks.*.layer_norm1."),
+    ("image_encoder.trunk.blocks.*.norm2.", "vision_encoder.backbone.blocks.*.layer_norm2."),
+    ("image_encoder.trunk.blocks.*.mlp.layers.0.", "vision_encoder.backbone.blocks.*.mlp.proj_in."),
+    ("image_encoder.trunk.blocks.*.mlp.layers.1.", "vision_encoder.backbone.blocks.*.mlp.proj_out."),
+    ("image_encoder.trunk.", "vision_encoder.backbone."),
+    ("image_encoder.neck.convs.*.conv.", "vision_encoder.neck.convs.*."),
+    (
+        "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "prompt_encoder.shared_embedding.positional_embedding",
+    ),
+    ("sam_prompt_encoder.not_a_point_embed.", "prompt_encoder.not_a_point_embed."),
+    ("sam_prompt_encoder.no_mask_embed.", "prompt_encoder.no_mask_embed."),
+    ("sam_prompt_encoder.mask_downscaling.0.", "prompt_encoder.mask_embed.conv1."),
+    ("sam_prompt_encoder.mask_downscaling.1.", "prompt_encoder.mask_embed.layer_norm1."),
+    ("sam_prompt_encoder.mask_downscaling.3.", "prompt_encoder.mask_embed.conv2."),
+    ("sam_prompt_encoder.mask_downscaling.4.", "prompt_encoder.mask_embed.layer_norm2."),
+    ("sam_prompt_encoder.mask_downscaling.6.", "prompt_encoder.mask_embed.conv3."),
+    ("sam_mask_decoder.output_upscaling.0.", "mask_decoder.upscale_conv1."),
+    ("sam_mask_decoder.output_upscaling.1.", "mask_decoder.upscale_layer_norm."),
+    ("sam_mask_decoder.output_upscaling.3.", "mask_decoder.upscale_conv2."),
+    *(
+        (f"sam_mask_decoder.{head}.layers.{theirs}.", f"mask_decoder.{head}.{ours}.")
+        for head in ("output_hypernetworks_mlps.*", "iou_prediction_head", "pred_obj_score_head")
+        for theirs, ours in ((0, "proj_in"), (1, "layers.0"), (2, "proj_out"))
+    ),
+    *(
+        (f"sam_mask_decoder.transformer.{part}.out_proj.", f"mask_decoder.transformer.{part}.o_proj.")
+        for part in (
+            "layers.*.self_attn",
+            "layers.*.cross_attn_token_to_image",
+            "layers.*.cross_attn_image_to_token",
+            "final_attn_token_to_image",
+        )
+    ),
+    *(
+        (f"sam_mask_decoder.transformer.layers.*.{theirs}.", f"mask_decoder.transformer.layers.*.{ours}.")
+        for theirs, ours in (
+            ("norm1", "layer_norm1"),
+            ("norm2", "layer_norm2"),
+            ("norm3", "layer_norm3"),
+            ("norm4", "layer_norm4"),
+            ("mlp.layers.0", "mlp.proj_in"),
+            ("mlp.layers.1", "mlp.proj_out"),
+        )
+    ),
+    ("sam_mask_decoder.transformer.norm_final_attn.", "mask_decoder.transformer.layer_norm_final_attn."),
+    ("sam_mask_decoder.", "mask_decoder."),
+)
+
+# Four rows there, one table here; and one matrix there that has two places here.
+_POINT_ROWS = tuple(f"sam.sam_prompt_encoder.point_embeddings.{row}.weight" for row in range(4))
+_POINT_TABLE = "segmenter.sam.prompt_encoder.point_embed.weight"
+_PROMPT_CODE = "segmenter.sam.prompt_encoder.shared_embedding.positional_embedding"
+_IMAGE_CODE = "segmenter.sam.shared_image_embedding.positional_embedding"
+# The embedding is the language head, too.
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_OUR_HEAD, _OUR_EMBEDDING = "reasoner.lm_head.weight", "reasoner.model.language_model.embed_tokens.weight"
+
+# SAM 2's memory and object pointers, which one image without a past does not need: exactly these.
+_UNUSED = re.compile(
+    r"sam\.(no_mem_pos_enc|no_obj_ptr|maskmem_tpos_enc"
+    r"|(mask_downsample|obj_ptr_proj\.layers\.[012])\.(weight|bias)"
+    r"|memory_attention\.(norm|layers\.[0-3]\.(norm[123]|linear[12]"
+    r"|(self_attn|cross_attn_image)\.(q|k|v|out)_proj))\.(weight|bias)"
+    r"|memory_encoder\.(fuser\.layers\.[01]\.gamma"
+    r"|(pix_feat_proj|out_proj|mask_downsampler\.encoder\.(0|1|3|4|6|7|9|10|12)"
+    r"|fuser\.layers\.[01]\.(dwconv|norm|pwconv1|pwconv2))\.(weight|bias)))"
+)
+
+
+def released_config(folder: Path) -> LensConfig:
+    """The configuration of a released checkpoint, from its ``config.json``.
+
+    SAM 2 is hiera-L, unless a ``sam2_config.json`` lies beside it (never in a released folder; tests are
+    small by it).
+
+    Raises:
+        CheckpointError: a file is missing, is not JSON, lacks a field or holds impossible values, or it
+            belongs to another network than LENS on Qwen2.5-VL with a connector.
+    """
+    path = folder / "config.json"
+    given = _read_json(path)
+    architecture = " ".join(map(str, _field(path, given, "architectures", list)))
+    if "qwen2p5" not in architecture:
+        raise CheckpointError(
+            f"{path} is of another network ({architecture}): expected SAMR1ForConditionalGeneration_qwen2p5, "
+            "LENS on Qwen2.5-VL. The 2B variant on Qwen2-VL is not supported; use a 3B checkpoint."
+        )
+    num_queries, connector = given.get("num_of_query"), given.get("if_use_qwen_connector")
+    if connector not in (None, True):
+        raise CheckpointError(
+            f"{path} asks for a network without connector (if_use_qwen_connector: {json.dumps(connector)}), "
+            "which is not supported; every released 3B checkpoint has one."
+        )
+    if num_queries is None:
+        num_queries = _NUM_QUERIES
+    if type(num_queries) is not int or num_queries < 1:
+        raise CheckpointError(f"{path}: num_of_query is {json.dumps(num_queries)}, expected a count.")
+    reasoner = _reasoner(path, given)
+    segmenter = _segmenter(folder / "sam2_config.json")
+    try:
+        Qwen2_5_VLConfig(**reasoner)
+        Sam2Config(**segmenter)
+    except Exception as error:  # transformers checks the types of all fields and raises many kinds
+        raise CheckpointError(
+            f"{folder} is configured with an impossible value. {error}\n"
+            "Restore config.json from where the weights came."
+        ) from error
+    return LensConfig(
+        reasoner=reasoner,
+        segmenter=segmenter,
+        image_encoder="hiera",
+        image=ImageConfig(
+            protocol="refcoco",
+            reasoner_mean=_CLIP_MEAN,
+            reasoner_std=_CLIP_STD,
+            segmenter_size=segmenter["prompt_encoder_config"]["image_size"],
+            segmenter_mean=_IMAGENET_MEAN,
+            segmenter_std=_IMAGENET_STD,
+        ),
+        context=ContextConfig(num_queries=num_queries),
+        query_positions="sequential",
+        wording="paper",
+        coordinates="absolute",
+        think=False,
+        name=folder.resolve().name,
+    )
+
+
+def map_released(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames a released checkpoint's tensors to those of ``LensModel.state_dict()``, the language head
+    aside, which is the embedding.
+
+    SAM 2's four point embeddings become one table, and its matrix of random waves, the code of positions,
+    fills both of its places. What belongs to SAM 2's memory is left out. A name that the reference does not
+    have keeps, as far as possible, its form, and a strict load reports it. Works on any device, ``meta``
+    included.
+
+    Raises:
+        RuntimeError: the point embeddings differ in shape.
+    """
+    mapped = {_renamed(name, _OURS): t for name, t in tensors.items() if not _UNUSED.fullmatch(name)}
+    if all(row in mapped for row in _POINT_ROWS):
+        mapped[_POINT_TABLE] = torch.cat([mapped.pop(row) for row in _POINT_ROWS])
+    if _PROMPT_CODE in mapped:
+        mapped[_IMAGE_CODE] = mapped[_PROMPT_CODE].clone()  # two buffers: they must not share memory
+    return mapped
+
+
+def load_released(
+    folder: Path, *, sam2: Path | None = None, dtype: torch.dtype = torch.float32
+) -> LensModel:
+    """Loads a released checkpoint, on the CPU, in eval mode, every tensor as ``dtype``.
+
+    Tensors that are stored as ``dtype`` are not copied: they stay mapped to the file, which must not be
+    overwritten in place while the model lives.
+
+    Args:
+        folder: as the reference's ``save_pretrained`` leaves it.
+        sam2: a file with SAM 2.0's own weights, ``sam2_hiera_large.pt`` or safetensors with the same names,
+            which take the place of the folder's. Checkpoints of stage 1 need it: their ``sam.*`` are random.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, the tensors are not exactly the ones that the
+            configuration asks for, or SAM 2 was never trained. Nothing is ever left at its initial value.
+    """
+    config = released_config(folder)
+    tensors, source = _read_folder(folder), str(folder)
+    if sam2 is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("sam.")}
+        tensors |= {f"sam.{name}": tensor for name, tensor in _read_sam2(sam2).items()}
+        source = f"{folder} with {sam2}"
+    elif not _has_trained_sam(tensors):
+        raise CheckpointError(
+            f"{folder} is a checkpoint of stage 1, which holds no trained SAM 2: its sam.* are random or "
+            "absent. Give SAM 2's own weights with sam2=, the path of sam2_hiera_large.pt, or use a "
+            "checkpoint of stage 2."
+        )
+    try:
+        # All weights are replaced. Not on the meta device: buffers that no file holds must have their values.
+        with no_init_weights():
+            model = LensModel(config)
+    except Exception as error:  # torch and transformers raise many kinds
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes no network that can be built ({error}). Restore it from "
+            "where the weights came."
+        ) from error
+    tied = _read_json(folder / "config.json").get("tie_word_embeddings") is True
+    _check(tensors, model, source, tied=tied, dtype=dtype)
+    tensors.pop(_HEAD, None)
+    mapped = {name: tensor.to(dtype) for name, tensor in map_released(tensors).items()}
+    mapped[_OUR_HEAD] = mapped[_OUR_EMBEDDING]
+    model.load_state_dict(mapped, assign=True)  # assigning holds no second copy in memory
+    model.reasoner.tie_weights()
+    return model.eval()
+
+
+def _patterns(table: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(re.escape(a).replace(r"\*", r"(\d+)")), b.replace("*", r"\1")) for a, b in table]
+
+
+_TABLE = _NAMES + tuple((f"sam.{theirs}", f"segmenter.sam.{ours}") for theirs, ours in _SAM_NAMES)
+_OURS = _patterns(_TABLE)
+_THEIRS = _patterns(tuple((ours, theirs) for theirs, ours in _TABLE))
+
+
+def _renamed(name: str, patterns: list[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, replacement in patterns:
+        if pattern.match(name):
+            return pattern.sub(replacement, name, count=1)
+    return name
+
+
+def _wanted(model: LensModel) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors that a released file must hold for ``model``."""
+    wanted: dict[str, torch.Size] = {}
+    for name, tensor in model.state_dict().items():
+        if name == _POINT_TABLE:
+            wanted |= {row: tensor[:1].shape for row in _POINT_ROWS}
+        elif name not in (_IMAGE_CODE, _OUR_HEAD):
+            wanted[_renamed(name, _THEIRS)] = tensor.shape
+    return wanted
+
+
+def _check(
+    tensors: Mapping[str, torch.Tensor], model: LensModel, source: str, *, tied: bool, dtype: torch.dtype
+) -> None:
+    wanted = _wanted(model)
+    if not tied or _HEAD in tensors:
+        wanted[_HEAD] = wanted[_EMBEDDING]
+    used = {name: tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
+    floating = {name: tensor for name, tensor in used.items() if tensor.dtype in _FLOATS}
+    faults = {
+        "missing": [name for name in wanted if name not in used],
+        "unexpected": [name for name in used if name not in wanted],
+        "misshapen": [
+            f"{name} {tuple(used[name].shape)} instead of {tuple(shape)}"
+            for name, shape in wanted.items()
+            if name in used and used[name].shape != shape
+        ],
+        "not floating-point": [
+            f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
+            for name, tensor in used.items()
+            if name not in floating
+        ],
+        f"not finite as {str(dtype).removeprefix('torch.')}": [
+            name for name, tensor in floating.items() if not _fits(tensor, dtype)
+        ],
+        f"not equal to {_EMBEDDING}, although the network has one table for both": [
+            name
+            for name in (_HEAD,)
+            if name in used and _EMBEDDING in used and not _equal(used[name], used[_EMBEDDING])
+        ],
+    }
+    if any(faults.values()):
+        told = "\n".join(f"  {len(v)} {kind}: {_first_few(v)}" for kind, v in faults.items() if v)
+        raise CheckpointError(
+            f"{source} does not hold the tensors that its config.json asks for:\n{told}\n"
+            "Download the folder again; weights and configuration must come from the same training run."
+        )
+
+
+def _fits(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """All values are finite, and stay so as ``dtype``; without copies of the tensor's size."""
+    if tensor.numel() == 0:
+        return True
+    low, high = (float(end) for end in torch.aminmax(tensor))  # both are NaN if any value is
+    limit = torch.finfo(dtype).max
+    return -limit <= low and high <= limit
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)
+
+
+def _first_few(names: list[str]) -> str:
+    listed = ", ".join(names[:_LISTED])
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"
+
+
+def _has_trained_sam(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether there is a SAM 2 whose image encoder is not as it was at birth: norm layers ones and zeros, as
+    torch makes them, or linear layers with biases of zero, as transformers fills in what a file lacked.
+    Training moves all of these."""
+    if not any(name.startswith("sam.") for name in tensors):
+        return False
+    norms, biases = [], []  # still at birth?
+    for name, tensor in tensors.items():
+        if re.fullmatch(r"sam\.image_encoder\.trunk\.blocks\.\d+\.norm[12]\.(weight|bias)", name):
+            norms.append(bool((tensor.float() == float(name.endswith("weight"))).all()))
+        elif re.fullmatch(r"sam\.image_encoder\.trunk\.blocks\.\d+\.(attn|mlp)\..*bias", name):
+            biases.append(not tensor.float().any())
+    # Where there are none, a part of the file is lost: not this function's matter.
+    return not (norms and all(norms)) and not (biases and all(biases))
+
+
+def _reasoner(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of ``Qwen2_5_VLConfig``, whose field names are the same; only the layout differs."""
+    vision = _field(path, given, "vision_config", dict)
+    rope = _field(path, given, "rope_scaling", dict)
+    section = _field(path, rope, "mrope_section", list)
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind not in ("default", "mrope"):
+        raise CheckpointError(f"{path}: rope_scaling is of type {kind!r}, expected 'default' or 'mrope'.")
+    heads, width = (_field(path, given, name, int) for name in ("num_attention_heads", "hidden_size"))
+    if not all(type(n) is int for n in section) or heads * 2 * sum(section) != width:
+        raise CheckpointError(
+            f"{path}: num_attention_heads {heads}, mrope_section {section} and hidden_size {width} "
+            "contradict each other: expected heads * 2 * sum(mrope_section) = hidden_size. Restore it from "
+            "where the weights came."
+        )
+    _field(path, given, "tie_word_embeddings", bool)
+    return {
+        # Whatever config.json says: a head of its own is refused when the weights are loaded.
+        "tie_word_embeddings": True,
+        **_fields(path, given, _TOKEN_FIELDS, _TOKEN_DEFAULTS),
+        "text_config": {
+            **_fields(path, given, _TEXT_FIELDS, _TEXT_DEFAULTS),
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": _field(path, given, "rope_theta", (int, float)),
+                "mrope_section": section,
+            },
+        },
+        "vision_config": _fields(path, vision, _VISION_FIELDS, _VISION_DEFAULTS),
+    }
+
+
+def _segmenter(path: Path) -> dict[str, Any]:
+    """Keywords of ``Sam2Config`` for the sizes in the file, or hiera-L's where there is none."""
+    given = _read_json(path) if path.exists() else _HIERA_L
+    size = _field(path, given, "image_size", int)
+    sizes = _fields(path, given, tuple(_HIERA_L), ())
+    return {
+        "vision_config": {
+            "backbone_channel_list": sizes.pop("backbone_channel_list"),
+            "backbone_feature_sizes": [[size // stride] * 2 for stride in (4, 8, 16)],
+            "backbone_config": {**sizes, "model_type": "sam2_hiera_det_model", "image_size": [size, size]},
+        },
+        "prompt_encoder_config": {"image_size": size, "patch_size": 16},
+        # As the reference builds it: dynamic_multimask_via_stability, which is also transformers' default.
+        "mask_decoder_config": {"dynamic_multimask_via_stability": True},
+    }
+
+
+def _fields(
+    path: Path, given: Mapping[str, Any], needed: tuple[str, ...], defaulted: tuple[str, ...]
+) -> dict[str, Any]:
+    values = {name: _field(path, given, name) for name in needed}
+    return values | {name: given[name] for name in defaulted if name in given}
+
+
+def _field(
+    path: Path, given: Mapping[str, Any], name: str, kind: type | tuple[type, ...] = object
+) -> Any:
+    if name not in given:
+        raise CheckpointError(
+            f"{path} has no field '{name}': expected the files of a checkpoint that the authors of LENS "
+            "released. Restore them from where the weights came."
+        )
+    if not isinstance(given[name], kind):
+        raise CheckpointError(f"{path}: {name} is {json.dumps(given[name])}, which is of the wrong type.")
+    return given[name]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing: expected a folder with config.json and safetensors, as the authors of LENS "
+            "released them."
+        ) from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not readable as JSON ({error}). Restore it from where the weights came."
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Restore it from where the weights came.")
+    return values
+
+
+def _read_folder(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's safetensors; memory-mapped."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in _weight_files(folder):
+        for name, tensor in _read_safetensors(path).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"{folder}: {path.name} and another file both hold {name}. Keep the files of one "
+                    f"checkpoint only, or add its {_INDEX}."
+                )
+            tensors[name] = tensor
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.glob("model*.safetensors") if path.is_file())
+    index = folder / _INDEX
+    if index.exists():
+        listed = _field(index, _read_json(index), "weight_map", dict).values()
+        names = sorted({str(name) for name in listed})
+        missing = [name for name in names if folder / name not in found]
+        if missing or not names:
+            raise CheckpointError(
+                f"{index} names files that the folder does not hold: {_first_few(missing) or 'none at all'}. "
+                "Download them, all from the same place."
+            )
+        if len(found) != len(names):
+            stray = [path.name for path in found if path.name not in names]
+            raise CheckpointError(
+                f"{folder} holds weights that its {_INDEX} does not name: {_first_few(stray)}. Remove these, "
+                "or the index if they are the checkpoint."
+            )
+    elif not found:
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+        if pickled:
+            raise CheckpointError(
+                f"{folder} holds weights only as pickles ({_first_few(pickled)}), which are never opened: a "
+                "pickle can execute code. Get the safetensors of this checkpoint, or save it again as "
+                "safetensors on a machine where that does no harm."
+            )
+        raise CheckpointError(
+            f"{folder} holds no weights: expected model.safetensors, or model-*.safetensors and {_INDEX}."
+        )
+    return found
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or not a safetensors file: {error}. "
+            "Download it again."
+        ) from error
+
+
+def _read_sam2(path: Path) -> dict[str, torch.Tensor]:
+    """SAM 2's own tensors, by their own names."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: expected SAM 2's own weights, sam2_hiera_large.pt.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # its text recommends weights_only=False, which would execute the file
+        raise CheckpointError(
+            f"{path} is damaged, or holds Python objects besides tensors, which are never loaded. Download "
+            "sam2_hiera_large.pt again."
+        ) from error
+    except Exception as error:  # torch raises many kinds
+        reason = f"{type(error).__name__}: " + str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or of another format ({reason}). Download "
+            "sam2_hiera_large.pt again."
+        ) from error
+    tensors = stored.get("model") if isinstance(stored, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise CheckpointError(
+            f"{path} is not SAM 2's own file: expected tensors by name under the key 'model', as in "
+            "sam2_hiera_large.pt."
+        )
+    return tensors
