@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TextIO
 
 import cv2
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from lens_ros.lens import ImageError, InstructionError, Lens, Segmentation, as_rgb
-from lens_ros.model.checkpoint import CheckpointError
+from lens_ros.model.checkpoint import read_tokenizer, save_model
+from lens_ros.model.errors import CheckpointError
+from lens_ros.model.network import LensModel
 from lens_ros.visualization import overlay
 
 
@@ -19,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lens", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_segment(commands.add_parser("segment", help="find what a text names in a picture"))
+    _add_convert_released(
+        commands.add_parser("convert-released", help="make a model of a checkpoint of the paper")
+    )
+    _add_combine(commands.add_parser("combine", help="make a model of any Qwen2.5-VL and a SAM"))
     _add_record_demo(commands.add_parser("record-demo", help="record the demo bag in the simulator"))
     options = parser.parse_args(arguments)
     return options.run(options)
@@ -32,6 +41,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for the pictures (default: out)"
     )
+    parser.add_argument("--fast", action="store_true", help="boxes at once, without reasoning in words first")
     parser.set_defaults(run=_segment)
 
 
@@ -39,7 +49,8 @@ def _segment(options: argparse.Namespace) -> int:
     try:
         rgb = as_rgb(options.image)
         lens = Lens.from_pretrained(options.model, device=options.device)
-        answer = lens.segment(rgb, options.text, on_text=_Stream(sys.stdout).show)
+        think = False if options.fast else None
+        answer = lens.segment(rgb, options.text, think=think, on_text=_Stream(sys.stdout).show)
     except (CheckpointError, ImageError, InstructionError) as error:
         print(f"lens segment: {error}", file=sys.stderr)
         return 2
@@ -81,6 +92,59 @@ class _Stream:
     def show(self, text: str) -> None:
         print(text[self._shown :], end="", file=self._file, flush=True)
         self._shown = max(self._shown, len(text))
+
+
+def _add_convert_released(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("released", type=Path, help="folder with the authors' config.json and safetensors")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--sam2", type=Path, help="SAM 2's own weights, for a stage-1 checkpoint")
+    parser.add_argument(
+        "--protocol", choices=["refcoco", "reasonseg"], default="refcoco",
+        help="how images are resized: refcoco also for GroundingSuite and the demo (default: refcoco)",
+    )  # fmt: skip
+    parser.add_argument("--think", action="store_true", help="ask for reasoning first (CoT checkpoint)")
+    parser.set_defaults(run=_convert_released)
+
+
+def _convert_released(options: argparse.Namespace) -> int:
+    try:
+        tokenizer = read_tokenizer(options.released)
+        model = LensModel.from_released(options.released, sam2=options.sam2, dtype=torch.bfloat16)
+        image = dataclasses.replace(model.config.image, protocol=options.protocol)
+        model.config = dataclasses.replace(model.config, image=image, think=options.think)
+        return _write_model(model, tokenizer, options.out)
+    except CheckpointError as error:
+        print(f"lens convert-released: {error}", file=sys.stderr)
+        return 2
+
+
+def _add_combine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reasoner", type=Path, help="folder of a Qwen2.5-VL as published")
+    parser.add_argument("sam", type=Path, help="file of a SAM, such as sam_vit_b_01ec64.pth")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.set_defaults(run=_combine)
+
+
+def _combine(options: argparse.Namespace) -> int:
+    from lens_ros.model.decoupled import combine
+
+    try:
+        tokenizer = read_tokenizer(options.reasoner)
+        model = combine(options.reasoner, options.sam, dtype=torch.bfloat16)
+        return _write_model(model, tokenizer, options.out)
+    except (CheckpointError, ImportError) as error:
+        print(f"lens combine: {error}", file=sys.stderr)
+        return 2
+
+
+def _write_model(model: LensModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> int:
+    try:
+        save_model(model, tokenizer, out, dtype=torch.bfloat16)
+    except OSError as error:
+        raise CheckpointError(f"the model cannot be written to {out}: {error}") from error
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{out}: {count / 1e6:.0f} M parameters. Try: lens segment PICTURE \"TEXT\" --model {out}")
+    return 0
 
 
 def _add_record_demo(parser: argparse.ArgumentParser) -> None:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from lens_ros.instances import Instance, one_each, shared_out, why_nothing, without_specks
 from lens_ros.model import prompts
-from lens_ros.model.answers import Answer, Box, parse_answer, tidy
+from lens_ros.model.answers import Answer, extent, parse_answer, tidy
 from lens_ros.model.checkpoint import find_model, load_model
-from lens_ros.model.images import reasoner_grid, squash
-from lens_ros.model.network import GenerationCancelled, LensModel
+from lens_ros.model.config import Protocol
+from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling
+from lens_ros.model.images import reasoner_picture, segmenter_boxes, segmenter_picture, upsample, visual_grid
+from lens_ros.model.network import LensModel, Thought, View
 
 MAX_INSTRUCTION = 1000  # characters
 MIN_SIDE, MAX_SIDE = 16, 16384  # pixels
-MIN_CONSISTENCY = 0.3  # IoU of the answer's box and the mask's box below which an instance is rejected
 
 
 class ImageError(ValueError):
@@ -38,28 +39,6 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Instance:
-    """One object that was found.
-
-    Attributes:
-        mask: ``(H, W)`` bool.
-        box: ``x1, y1, x2, y2`` of the mask in pixels, ``x2``/``y2`` exclusive; the answer's box where the
-            mask is empty.
-        score: the segmenter's own estimate of the mask's IoU, 0..1.
-        label: what the reasoner calls it, such as ``"gray cup"``.
-        consistency: IoU of the answer's box and the mask's box, 0..1.
-        rejected: ``""``, or why this mask must not be acted upon.
-    """
-
-    mask: np.ndarray
-    box: tuple[float, float, float, float]
-    score: float
-    label: str
-    consistency: float
-    rejected: str = ""
-
-
-@dataclass(frozen=True)
 class Segmentation:
     """The answer to one instruction on one image.
 
@@ -69,8 +48,11 @@ class Segmentation:
         answer: all that the reasoner wrote, verbatim.
         well_formed: the answer had the form that it was asked to have.
         reason: ``""``, or why there is no accepted instance.
-        preprocess_ms, reason_ms, decode_ms: durations in milliseconds.
+        preprocess_ms, reason_ms, decode_ms: durations in milliseconds; instructions that were answered
+            together share them.
         tokens: how many the reasoner wrote.
+        unchecked_mask: ``(H, W)`` bool, what the segmenter made of the context prompt, boxes or no boxes:
+            what the paper's tables count, not for acting upon. None where boxes are the prompt.
     """
 
     instruction: str
@@ -85,6 +67,22 @@ class Segmentation:
     decode_ms: float
     tokens: int
     model: str
+    unchecked_mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image that a :class:`Lens` has looked at; ask about it as often as you like.
+
+    Attributes:
+        size: height and width of the image in pixels.
+        picture_size: the same of what the reasoner sees of it.
+    """
+
+    view: View
+    size: tuple[int, int]
+    picture_size: tuple[int, int]
+    preprocess_ms: float
 
 
 class Lens:
@@ -94,34 +92,73 @@ class Lens:
         self.model = model
         self.tokenizer = tokenizer
         self.model_id = model.config.name
-        rows, cols = reasoner_grid(model.config.image)
-        self._prefix = prompts.image_prefix(rows * cols)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = "lens-nano", *, device: str = "cpu") -> Lens:
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "lens-nano",
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        protocol: Protocol | None = None,
+    ) -> Lens:
         """Loads a model by name (``"lens-nano"`` comes with the package) or from a folder.
+
+        Args:
+            protocol: how images are resized, if not as the model's configuration says
+                (:class:`~lens_ros.model.config.ImageConfig`).
 
         Raises:
             CheckpointError: the folder is absent, incomplete or damaged.
         """
-        model, tokenizer = load_model(find_model(name_or_path))
+        model, tokenizer = load_model(find_model(name_or_path), dtype=dtype)
+        if protocol is not None:
+            image = dataclasses.replace(model.config.image, protocol=protocol)
+            model.config = dataclasses.replace(model.config, image=image)
         return cls(model.to(device), tokenizer)
 
-    @torch.inference_mode()
+    def look(self, image: np.ndarray | Image.Image | str | Path) -> SeenImage:
+        """Takes in an image, so that several instructions on it share the work that it costs.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB, a PIL image, or the path of a picture.
+
+        Raises:
+            ImageError: unusable input.
+        """
+        rgb = as_rgb(image)
+        started = time.perf_counter()
+        config = self.model.config.image
+        try:
+            picture = reasoner_picture(rgb, config)
+        except ValueError as error:
+            raise ImageError(f"the image is {rgb.shape[1]}x{rgb.shape[0]} pixels: {error}") from error
+        rows, cols = visual_grid(*picture.shape[:2])
+        prefix = prompts.image_prefix(rows * cols, self.model.config.wording)
+        view = self.model.look(
+            self._tensor(picture), self._tensor(segmenter_picture(rgb, config)), self._encode(prefix)
+        )
+        elapsed = 1e3 * (time.perf_counter() - started)
+        return SeenImage(view, rgb.shape[:2], picture.shape[:2], elapsed)
+
     def segment(
         self,
-        image: np.ndarray | Image.Image | str | Path,
+        image: SeenImage | np.ndarray | Image.Image | str | Path,
         instruction: str,
         *,
+        think: bool | None = None,
+        sampling: Sampling = GREEDY,
         on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = 256,
     ) -> Segmentation:
         """Finds what ``instruction`` names.
 
         Args:
-            image: ``(H, W, 3)`` uint8 RGB, a PIL image, or the path of a picture.
+            image: ``(H, W, 3)`` uint8 RGB, a PIL image, the path of a picture, or what :meth:`look` gave.
             instruction: 1 to 1000 characters.
+            think: whether to reason in words before the boxes; None for the model's own way. False is
+                faster.
             on_text: called after each token with the reasoning so far, on the calling thread.
             cancelled: asked before each token; true stops within one token.
 
@@ -129,61 +166,122 @@ class Lens:
             ImageError, InstructionError: unusable input.
             Cancelled: ``cancelled()`` was true.
         """
-        rgb = as_rgb(image)
-        instruction = check_instruction(instruction)
+        return self.segment_all(
+            image,
+            [instruction],
+            think=think,
+            sampling=sampling,
+            on_text=None if on_text is None else lambda _, text: on_text(text),
+            cancelled=cancelled,
+            max_new_tokens=max_new_tokens,
+        )[0]
+
+    @torch.inference_mode()
+    def segment_all(
+        self,
+        image: SeenImage | np.ndarray | Image.Image | str | Path,
+        instructions: Sequence[str],
+        *,
+        think: bool | None = None,
+        sampling: Sampling = GREEDY,
+        on_text: Callable[[int, str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        max_new_tokens: int = 256,
+    ) -> list[Segmentation]:
+        """Follows several instructions on one image together: it is encoded once, the answers are written as
+        one batch. Arguments as for :meth:`segment`; ``on_text`` is also told which instruction it is.
+
+        Raises:
+            ImageError, InstructionError: unusable input; nothing was done.
+            Cancelled: ``cancelled()`` was true.
+        """
+        asked = [check_instruction(instruction) for instruction in instructions]
+        seen = image if isinstance(image, SeenImage) else self.look(image)
+        if not asked:
+            return []
+        config = self.model.config
+        think = config.think if think is None else think
+        opening = prompts.opening(config.wording, think=think)
+        questions = [prompts.question(text, config.wording, think=think) + opening for text in asked]
         started = time.perf_counter()
-        reasoner_image = self._tensor(squash(rgb, self.model.config.image.reasoner_size))
-        segmenter_image = self._tensor(squash(rgb, self.model.config.image.segmenter_size))
-        input_ids = self._encode(self._prefix + prompts.question(instruction))
-        prepared = time.perf_counter()
         try:
-            thought = self.model.reason(
-                reasoner_image,
-                input_ids,
+            thoughts = self.model.reason(
+                seen.view,
+                [self._encode(question) for question in questions],
                 end_token=self.tokenizer.eos_token_id,
+                pad_token=self.tokenizer.pad_token_id,
                 max_new_tokens=max_new_tokens,
-                on_token=None if on_text is None else lambda ids: on_text(tidy_reasoning(self._text(ids))),
+                sampling=sampling,
+                on_token=None
+                if on_text is None
+                else lambda row, ids: on_text(row, tidy_reasoning(opening + self._text(ids))),
                 cancelled=cancelled,
             )
         except GenerationCancelled as error:
-            raise Cancelled(f"stopped while reasoning about '{instruction}'") from error
+            raise Cancelled(f"stopped while reasoning about {', '.join(map(repr, asked))}") from error
         reasoned = time.perf_counter()
-        features = self.model.encode_image(segmenter_image)
-        logits, score = self.model.decode(features, thought.prompt)
-        mask = without_specks(_upsample(logits[0, 0], rgb.shape[:2]), self.model.config.speck_share)
+        limits = extent(config.coordinates, *reversed(seen.picture_size))
+        texts = [opening + self._text(thought.token_ids) for thought in thoughts]
+        answers = [parse_answer(text, limits) for text in texts]
+        found = self._found(seen, thoughts, answers)
         decoded = time.perf_counter()
+        return [
+            Segmentation(
+                instruction=instruction,
+                instances=instances,
+                mask=_union(instances, seen.size),
+                reasoning=answer.rationale,
+                answer=text,
+                well_formed=answer.well_formed,
+                reason=why_nothing(answer, instances),
+                preprocess_ms=seen.preprocess_ms,
+                reason_ms=1e3 * (reasoned - started),
+                decode_ms=1e3 * (decoded - reasoned),
+                tokens=len(thought.token_ids),
+                model=self.model_id,
+                unchecked_mask=unchecked,
+            )
+            for instruction, text, answer, thought, (instances, unchecked) in zip(
+                asked, texts, answers, thoughts, found, strict=True
+            )
+        ]
 
-        text = self._text(thought.token_ids)
-        answer = parse_answer(text, self.model.config.image.reasoner_size)
-        instances = _instances(answer, mask, float(score[0, 0]))
-        accepted = [instance.mask for instance in instances if not instance.rejected]
-        return Segmentation(
-            instruction=instruction,
-            instances=instances,
-            mask=np.logical_or.reduce(accepted) if accepted else np.zeros(rgb.shape[:2], dtype=bool),
-            reasoning=answer.rationale,
-            answer=text,
-            well_formed=answer.well_formed,
-            reason="" if accepted else _why_nothing(answer, instances),
-            preprocess_ms=1e3 * (prepared - started),
-            reason_ms=1e3 * (reasoned - prepared),
-            decode_ms=1e3 * (decoded - reasoned),
-            tokens=len(thought.token_ids),
-            model=self.model_id,
-        )
+    def _found(
+        self, seen: SeenImage, thoughts: Sequence[Thought], answers: Sequence[Answer]
+    ) -> list[tuple[tuple[Instance, ...], np.ndarray | None]]:
+        """Instances, and the context prompt's mask, per answer."""
+        if self.model.context is None:
+            return [(self._box_prompted(seen, answer), None) for answer in answers]
+        prompt = torch.stack([t.prompt for t in thoughts if t.prompt is not None], dim=1)  # (1, B, C)
+        logits, scores = self.model.decode(seen.view.features, prompt)
+        masks = self._masks(logits[0], seen.size)
+        return [
+            (shared_out(mask, float(score), answer.boxes), mask)
+            for mask, score, answer in zip(masks, scores[0], answers, strict=True)
+        ]
+
+    def _box_prompted(self, seen: SeenImage, answer: Answer) -> tuple[Instance, ...]:
+        if not answer.boxes:
+            return ()
+        fractions = torch.tensor([[(b.x1, b.y1, b.x2, b.y2) for b in answer.boxes]], device=self.model.device)
+        boxes = segmenter_boxes(fractions, seen.size, self.model.config.image)
+        segmenter = self.model.segmenter
+        logits, scores = segmenter.decode(seen.view.features, segmenter.box_prompts(boxes))
+        return one_each(self._masks(logits[0], seen.size), scores[0].tolist(), answer.boxes)
+
+    def _masks(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+        """``(N, s, s)`` logits to ``(N, H, W)`` bool."""
+        masks = (upsample(logits, size, self.model.config.image) > 0).cpu().numpy()
+        return np.stack([without_specks(mask, self.model.config.speck_share) for mask in masks])
 
     def _tensor(self, rgb: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(rgb))[None].to(self._device)
+        return torch.from_numpy(np.array(rgb))[None].to(self.model.device)
 
     def _encode(self, text: str) -> torch.Tensor:
-        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), device=self._device)
+        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), device=self.model.device)
 
     def _text(self, token_ids: list[int]) -> str:
         return self.tokenizer.decode(token_ids)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.context.learnable_query.device
 
 
 def as_rgb(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
@@ -235,71 +333,7 @@ def tidy_reasoning(text: str) -> str:
     return tidy(text.split("</think>")[0])
 
 
-def _upsample(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Low-resolution logits to a ``size`` bool mask, as the paper does: bilinear, then > 0."""
-    full = F.interpolate(logits[None, None].float(), size=size, mode="bilinear", align_corners=False)
-    return (full[0, 0] > 0).cpu().numpy()
-
-
-def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
-    """``(H, W)`` bool without the connected parts (8 neighbours) smaller than ``share`` of the largest."""
-    if share <= 0 or not mask.any():
-        return mask
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    areas[0] = 0  # the background
-    return (areas >= share * areas.max())[labels] & mask
-
-
-def _instances(answer: Answer, mask: np.ndarray, score: float) -> tuple[Instance, ...]:
-    """One instance per box of the answer; several boxes share the mask out by nearest box centre."""
-    height, width = mask.shape
-    boxes = [(b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height) for b in answer.boxes]
-    return tuple(
-        _instance(part, box, score, found)
-        for part, box, found in zip(_share(mask, boxes), boxes, answer.boxes, strict=True)
-    )
-
-
-def _share(mask: np.ndarray, boxes: list[tuple[float, float, float, float]]) -> list[np.ndarray]:
-    if len(boxes) == 1:
-        return [mask]
-    y, x = np.nonzero(mask)
-    distance = np.array([np.hypot(x - (x1 + x2) / 2, y - (y1 + y2) / 2) for x1, y1, x2, y2 in boxes])
-    parts = [np.zeros_like(mask) for _ in boxes]
-    if boxes and x.size:
-        owner = distance.argmin(axis=0)
-        for index, part in enumerate(parts):
-            part[y[owner == index], x[owner == index]] = True
-    return parts
-
-
-def _instance(mask: np.ndarray, box: tuple[float, float, float, float], score: float, found: Box) -> Instance:
-    if not mask.any():
-        return Instance(mask, box, 0.0, found.label, 0.0, rejected="the segmenter found no pixels for it")
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    mask_box = (float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
-    consistency = box_iou(box, mask_box)
-    rejected = (
-        ""
-        if consistency >= MIN_CONSISTENCY
-        else f"the answer's box and the mask disagree (IoU {consistency:.2f} < {MIN_CONSISTENCY})"
-    )
-    return Instance(mask, mask_box, score, found.label, consistency, rejected)
-
-
-def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    """Intersection over union of two ``x1, y1, x2, y2`` boxes; 0 where both are empty."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    overlap = max(0.0, width) * max(0.0, height)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return overlap / union if union > 0 else 0.0
-
-
-def _why_nothing(answer: Answer, instances: tuple[Instance, ...]) -> str:
-    if instances:
-        return "; ".join(instance.rejected for instance in instances)
-    if answer.well_formed:
-        return "the reasoner found nothing that fits the instruction"
-    return "the reasoner's answer holds no readable box"
+def _union(instances: Sequence[Instance], size: tuple[int, int]) -> np.ndarray:
+    """``(H, W)`` bool: the pixels of all accepted instances."""
+    accepted = [instance.mask for instance in instances if not instance.rejected]
+    return np.logical_or.reduce(accepted) if accepted else np.zeros(size, dtype=bool)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from lens_ros.lens import (
@@ -17,19 +15,12 @@ from lens_ros.lens import (
     ImageError,
     InstructionError,
     Lens,
-    _instances,
-    _upsample,
     as_rgb,
-    box_iou,
     check_instruction,
-    without_specks,
 )
-from lens_ros.model.answers import Answer, Box
+from lens_ros.model.generation import Sampling
 
-number = st.floats(0, 100)
-boxes = st.tuples(number, number, number, number).map(
-    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
-)
+ASKED = ["the red mug", "the bowl left of the ball", "something to drink from"]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +76,14 @@ def test_bad_images_are_named(image: object, told: str) -> None:
         as_rgb(image)
 
 
+def test_a_strip_is_refused_by_the_papers_resizing(lens: Lens) -> None:
+    image = dataclasses.replace(lens.model.config.image, protocol="refcoco")
+    model = copy.copy(lens.model)
+    model.config = dataclasses.replace(lens.model.config, image=image)
+    with pytest.raises(ImageError, match="4000x16 pixels.*aspect ratio"):
+        Lens(model, lens.tokenizer).look(np.zeros((16, 4000, 3), np.uint8))
+
+
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     with pytest.raises(ImageError, match="not a readable picture"):
@@ -106,54 +105,43 @@ def test_no_instruction_can_forge_a_special_token(lens: Lens, forged: str) -> No
     assert not set(ids) & set(lens.tokenizer.convert_tokens_to_ids(parts))
 
 
-def test_upsampled_mask_lands_where_it_should() -> None:
-    logits = torch.full((64, 64), -5.0)
-    logits[32:, 48:] = 5.0  # lower right: half the height, a quarter of the width
-    mask = _upsample(logits, (90, 160))
-    assert mask[47:, 122:].all()
-    assert not mask[:43].any()
-    assert not mask[:, :118].any()
+def test_several_instructions_are_answered_as_each_alone(lens: Lens, rgb: np.ndarray) -> None:
+    together = lens.segment_all(rgb, ASKED, max_new_tokens=40)
+    assert [answer.instruction for answer in together] == ASKED
+    seen = lens.look(rgb)
+    for answer in together:
+        alone = lens.segment(seen, answer.instruction, max_new_tokens=40)
+        assert alone.answer == answer.answer and alone.reason == answer.reason
+        assert np.array_equal(alone.mask, answer.mask)
+        assert np.array_equal(alone.unchecked_mask, answer.unchecked_mask)
+    assert len({answer.answer for answer in together}) > 1
+    assert lens.segment_all(seen, []) == []
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_specks_go_and_the_largest_part_stays(seed: int, share: float) -> None:
-    mask = np.random.default_rng(seed).random((24, 32)) < 0.3
-    kept = without_specks(mask, share)
-    assert not (kept & ~mask).any()
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8))
-    areas = np.bincount(labels[mask], minlength=count)[1:]
-    expected = areas[areas >= share * areas.max()].sum() if share > 0 else mask.sum()
-    assert kept.sum() == expected
+def test_each_instruction_streams_its_own_reasoning(lens: Lens, rgb: np.ndarray) -> None:
+    texts: dict[int, str] = {}
+    answers = lens.segment_all(rgb, ASKED[:2], on_text=lambda row, text: texts.update({row: text}))
+    assert set(texts) == {0, 1}
+    for row, answer in enumerate(answers):
+        assert texts[row].startswith(answer.reasoning) or answer.reasoning.startswith(texts[row])
 
 
-def test_no_mask_has_no_specks() -> None:
-    assert not without_specks(np.zeros((4, 4), bool), 0.1).any()
+def test_one_bad_instruction_refuses_them_all_before_any_work(lens: Lens, rgb: np.ndarray) -> None:
+    with pytest.raises(InstructionError, match="empty"):
+        lens.segment_all(rgb, ["the red mug", " "])
 
 
-def test_box_and_mask_must_agree() -> None:
-    mask = np.zeros((100, 100), bool)
-    mask[20:40, 20:40] = True
-    near = _instances(Answer("", (Box(0.2, 0.2, 0.4, 0.42, "red mug"),), True), mask, 0.9)[0]
-    assert near.rejected == "" and near.box == (20, 20, 40, 40) and near.consistency > 0.9
-    far = _instances(Answer("", (Box(0.7, 0.7, 0.9, 0.9),), True), mask, 0.9)[0]
-    assert "disagree" in far.rejected and far.consistency == 0
-    empty = _instances(Answer("", (Box(0.1, 0.1, 0.2, 0.2),), True), np.zeros((100, 100), bool), 0.9)[0]
-    assert "no pixels" in empty.rejected and empty.score == 0
+def test_sampled_answers_repeat_with_their_seed(lens: Lens, rgb: np.ndarray) -> None:
+    def said(seed: int) -> str:
+        sampling = Sampling(temperature=2.0, seed=seed)
+        return lens.segment(rgb, ASKED[0], sampling=sampling, max_new_tokens=10).answer
+
+    assert said(1) == said(1) != said(2)
 
 
-def test_several_boxes_share_the_mask_out() -> None:
-    mask = np.zeros((100, 100), bool)
-    mask[10:30, 10:30] = mask[60:90, 60:90] = True
-    two = (Box(0.1, 0.1, 0.3, 0.3, "a"), Box(0.6, 0.6, 0.9, 0.9, "b"))
-    first, second = _instances(Answer("", two, True), mask, 0.8)
-    assert first.box == (10, 10, 30, 30) and second.box == (60, 60, 90, 90)
-    assert not (first.mask & second.mask).any()
-    assert np.array_equal(first.mask | second.mask, mask)
-
-
-@given(boxes, boxes)
-def test_box_iou_is_symmetric_and_bounded(a: tuple, b: tuple) -> None:
-    assert box_iou(a, b) == pytest.approx(box_iou(b, a))
-    assert 0 <= box_iou(a, b) <= 1 + 1e-9
-    if (a[2] - a[0]) * (a[3] - a[1]) > 1e-6:
-        assert box_iou(a, a) == pytest.approx(1)
+def test_without_thinking_the_boxes_come_first(lens: Lens, rgb: np.ndarray) -> None:
+    texts: list[str] = []
+    answer = lens.segment(rgb, ASKED[0], think=False, on_text=texts.append, max_new_tokens=8)
+    assert answer.answer.startswith("<think></think><answer>")
+    assert len(texts) == answer.tokens == 8
+    assert answer.answer != lens.segment(rgb, ASKED[0], max_new_tokens=8).answer

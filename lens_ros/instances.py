@@ -1,0 +1,113 @@
+"""From an answer and its masks to the objects that were found, each accepted or rejected with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lens_ros.model.answers import Answer, Box
+
+MIN_CONSISTENCY = 0.3  # IoU of the answer's box and the mask's box below which an instance is rejected
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object that was found.
+
+    Attributes:
+        mask: ``(H, W)`` bool.
+        box: ``x1, y1, x2, y2`` of the mask in pixels, ``x2``/``y2`` exclusive; the answer's box where the
+            mask is empty.
+        score: the segmenter's own estimate of the mask's IoU, 0..1.
+        label: what the reasoner calls it, such as ``"gray cup"``.
+        consistency: IoU of the answer's box and the mask's box, 0..1.
+        rejected: ``""``, or why this mask must not be acted upon.
+    """
+
+    mask: np.ndarray
+    box: tuple[float, float, float, float]
+    score: float
+    label: str
+    consistency: float
+    rejected: str = ""
+
+
+def shared_out(mask: np.ndarray, score: float, boxes: Sequence[Box]) -> tuple[Instance, ...]:
+    """One mask for all targets (LENS's context prompt), each pixel given to the box with the nearest centre.
+
+    Args:
+        mask: ``(H, W)`` bool.
+    """
+    height, width = mask.shape
+    parts = _share(mask, [_pixels(box, height, width) for box in boxes])
+    return tuple(_instance(part, box, score) for part, box in zip(parts, boxes, strict=True))
+
+
+def one_each(masks: np.ndarray, scores: Sequence[float], boxes: Sequence[Box]) -> tuple[Instance, ...]:
+    """One mask ``(N, H, W)`` bool per box (the decoupled path)."""
+    return tuple(_instance(*each) for each in zip(masks, boxes, scores, strict=True))
+
+
+def why_nothing(answer: Answer, instances: Sequence[Instance]) -> str:
+    """The reason, in words, why there is no accepted instance; ``""`` if there is one."""
+    if any(not instance.rejected for instance in instances):
+        return ""
+    if instances:
+        return "; ".join(instance.rejected for instance in instances)
+    if answer.well_formed:
+        return "the reasoner found nothing that fits the instruction"
+    return "the reasoner's answer holds no readable box"
+
+
+def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
+    """``(H, W)`` bool without the connected parts (8 neighbours) smaller than ``share`` of the largest."""
+    if share <= 0 or not mask.any():
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # the background
+    return (areas >= share * areas.max())[labels] & mask
+
+
+def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    """Intersection over union of two ``x1, y1, x2, y2`` boxes; 0 where both are empty."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(0.0, width) * max(0.0, height)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / union if union > 0 else 0.0
+
+
+def _pixels(box: Box, height: int, width: int) -> tuple[float, float, float, float]:
+    return box.x1 * width, box.y1 * height, box.x2 * width, box.y2 * height
+
+
+def _share(mask: np.ndarray, boxes: Sequence[tuple[float, float, float, float]]) -> list[np.ndarray]:
+    if len(boxes) == 1:
+        return [mask]
+    y, x = np.nonzero(mask)
+    parts = [np.zeros_like(mask) for _ in boxes]
+    if boxes and x.size:
+        distance = np.array([np.hypot(x - (x1 + x2) / 2, y - (y1 + y2) / 2) for x1, y1, x2, y2 in boxes])
+        owner = distance.argmin(axis=0)
+        for index, part in enumerate(parts):
+            part[y[owner == index], x[owner == index]] = True
+    return parts
+
+
+def _instance(mask: np.ndarray, found: Box, score: float) -> Instance:
+    box = _pixels(found, *mask.shape)
+    if not mask.any():
+        return Instance(mask, box, 0.0, found.label, 0.0, rejected="the segmenter found no pixels for it")
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    mask_box = (float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
+    consistency = box_iou(box, mask_box)
+    rejected = (
+        ""
+        if consistency >= MIN_CONSISTENCY
+        else f"the answer's box and the mask disagree (IoU {consistency:.2f} < {MIN_CONSISTENCY})"
+    )
+    return Instance(mask, mask_box, score, found.label, consistency, rejected)
