@@ -203,27 +203,24 @@ def seconds(run: Callable[[], torch.Tensor], device: str) -> float:
     return time.perf_counter() - started
 
 
-def teraflops(run: Callable[[], torch.Tensor]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 1e12
-
-
 def compare(model: LensModel, instructions: int, tokens: int, repeats: int, device: str) -> dict:
     """One row of the table."""
     scene = Scene(model, instructions, device)
     flows = {"reference": reference, "ours": ours}
-    masks = {name: flow(model, scene, tokens).float() for name, flow in flows.items()}
+    row = {"model": model.config.name, "device": device, "instructions": instructions, "tokens": tokens}
+    masks = {}
+    for name, flow in flows.items():  # the first time warms up, and counts the work
+        with FlopCounterMode(display=False) as counter:
+            masks[name] = flow(model, scene, tokens).float()
+        row[f"{name}_tflop"] = counter.get_total_flops() / 1e12
     difference = (masks["reference"] - masks["ours"]).abs().max() / masks["reference"].abs().max()
     agreement = ((masks["reference"] > 0) == (masks["ours"] > 0)).float().mean()
     times: dict[str, list[float]] = {name: [] for name in flows}
     for _ in range(repeats):
         for name, flow in flows.items():
             times[name].append(seconds(lambda f=flow: f(model, scene, tokens), device))
-    row = {"model": model.config.name, "device": device, "instructions": instructions, "tokens": tokens}
-    for name, flow in flows.items():
+    for name in flows:
         row[f"{name}_s"] = statistics.median(times[name])
-        row[f"{name}_tflop"] = teraflops(lambda f=flow: f(model, scene, tokens))
     row["ratio"] = row["reference_s"] / row["ours_s"]
     row["relative_difference"] = difference.item()
     row["sign_agreement"] = agreement.item()

@@ -202,6 +202,7 @@ class Lens:
         config = self.model.config
         think = config.think if think is None else think
         opening = prompts.opening(config.wording, think=think)
+        tagged = think or bool(opening)  # the paper's plain question asks for no tags
         questions = [prompts.question(text, config.wording, think=think) + opening for text in asked]
         started = time.perf_counter()
         try:
@@ -232,7 +233,7 @@ class Lens:
                 mask=_union(instances, seen.size),
                 reasoning=answer.rationale,
                 answer=text,
-                well_formed=answer.well_formed,
+                well_formed=answer.well_formed and ("<answer>" in text or not tagged),
                 reason=why_nothing(answer, instances),
                 preprocess_ms=seen.preprocess_ms,
                 reason_ms=1e3 * (reasoned - started),
@@ -330,7 +331,7 @@ def check_instruction(instruction: str) -> str:
 
 def tidy_reasoning(text: str) -> str:
     """The chain of thought in a possibly unfinished answer."""
-    return tidy(text.split("</think>")[0])
+    return tidy(text.split("</think>")[0]) if "<think>" in text else ""
 
 
 def _union(instances: Sequence[Instance], size: tuple[int, int]) -> np.ndarray:

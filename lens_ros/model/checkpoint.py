@@ -16,12 +16,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 from lens_ros.model.config import LensConfig
-from lens_ros.model.errors import CheckpointError
+from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.network import LensModel
 from lens_ros.model.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
-_LISTED = 20  # tensors named in a message
 _TIED = "reasoner.lm_head.weight"  # shares memory with the embedding; rebuilt by tying
 
 
@@ -122,7 +121,7 @@ def load_tensors(
         "not finite": [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()],
     }
     if any(faults.values()):
-        told = "; ".join(f"{len(v)} {kind}: {_first_few(v)}" for kind, v in faults.items() if v)
+        told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
         raise CheckpointError(
             f"{source} does not hold the tensors that its config.json asks for ({told}). "
             "Weights and configuration must come from the same training run."
@@ -131,11 +130,6 @@ def load_tensors(
     given = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     model.load_state_dict(given, strict=False, assign=True)
     model.reasoner.tie_weights()
-
-
-def _first_few(names: list[str]) -> str:
-    listed = ", ".join(names[:_LISTED])
-    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"
 
 
 def _read_config(folder: Path) -> LensConfig:

@@ -12,7 +12,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from lens_ros.model.config import ImageConfig, LensConfig
-from lens_ros.model.errors import CheckpointError
+from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from lens_ros.model.network import LensModel
 from lens_ros.model.sam import read_sam
@@ -36,7 +36,7 @@ def combine(reasoner: Path, sam: Path, *, dtype: torch.dtype = torch.float32) ->
     sizes, tensors = read_sam(sam)
     unsound = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if unsound:
-        raise CheckpointError(f"{sam} holds values that are not finite in {', '.join(unsound[:3])}")
+        raise CheckpointError(f"{sam} holds values that are not finite in {first_few(unsound)}")
     config = LensConfig(
         reasoner=qwen.config.to_diff_dict(),
         segmenter=dataclasses.asdict(sizes),
@@ -92,6 +92,6 @@ def _read_reasoner(folder: Path, dtype: torch.dtype) -> Qwen2_5_VLForConditional
         if report[kind]
     }
     if faults:
-        told = "; ".join(f"{len(v)} {kind}: {', '.join(v[:20])}" for kind, v in faults.items())
+        told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items())
         raise CheckpointError(f"{folder} does not hold the tensors that its config.json asks for ({told})")
     return model

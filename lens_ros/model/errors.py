@@ -1,5 +1,17 @@
-"""What goes wrong with a model's files."""
+"""What goes wrong with a model's files, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_LISTED = 20  # names in one message
 
 
 class CheckpointError(Exception):
     """Weights or a model folder that cannot be used; the message says what is wrong and what to do."""
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first 20 of ``names``, and how many more there are."""
+    listed = ", ".join(names[:_LISTED])
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"

@@ -21,19 +21,14 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig, Sam2Config
 from transformers.initialization import no_init_weights
 
-from lens_ros.model.checkpoint import CheckpointError
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
+from lens_ros.model.errors import CheckpointError, first_few
+from lens_ros.model.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from lens_ros.model.network import LensModel
 
 _INDEX = "model.safetensors.index.json"
-_LISTED = 20  # tensors named in a message, per kind of fault
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _NUM_QUERIES = 64  # of the reference's Qwen2.5-VL class where config.json holds null
-
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
-_IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 # SAM 2.0 hiera-L: sam2_hiera_l.yaml of segment-anything-2.
 _HIERA_L = {
@@ -216,11 +211,11 @@ def released_config(folder: Path) -> LensConfig:
         image_encoder="hiera",
         image=ImageConfig(
             protocol="refcoco",
-            reasoner_mean=_CLIP_MEAN,
-            reasoner_std=_CLIP_STD,
+            reasoner_mean=CLIP_MEAN,
+            reasoner_std=CLIP_STD,
             segmenter_size=segmenter["prompt_encoder_config"]["image_size"],
-            segmenter_mean=_IMAGENET_MEAN,
-            segmenter_std=_IMAGENET_STD,
+            segmenter_mean=IMAGENET_MEAN,
+            segmenter_std=IMAGENET_STD,
         ),
         context=ContextConfig(num_queries=num_queries),
         query_positions="sequential",
@@ -357,7 +352,7 @@ def _check(
         ],
     }
     if any(faults.values()):
-        told = "\n".join(f"  {len(v)} {kind}: {_first_few(v)}" for kind, v in faults.items() if v)
+        told = "\n".join(f"  {len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
         raise CheckpointError(
             f"{source} does not hold the tensors that its config.json asks for:\n{told}\n"
             "Download the folder again; weights and configuration must come from the same training run."
@@ -375,11 +370,6 @@ def _fits(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
     return first.dtype == second.dtype and torch.equal(first, second)
-
-
-def _first_few(names: list[str]) -> str:
-    listed = ", ".join(names[:_LISTED])
-    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"
 
 
 def _has_trained_sam(tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -508,20 +498,20 @@ def _weight_files(folder: Path) -> list[Path]:
         missing = [name for name in names if folder / name not in found]
         if missing or not names:
             raise CheckpointError(
-                f"{index} names files that the folder does not hold: {_first_few(missing) or 'none at all'}. "
+                f"{index} names files that the folder does not hold: {first_few(missing) or 'none at all'}. "
                 "Download them, all from the same place."
             )
         if len(found) != len(names):
             stray = [path.name for path in found if path.name not in names]
             raise CheckpointError(
-                f"{folder} holds weights that its {_INDEX} does not name: {_first_few(stray)}. Remove these, "
+                f"{folder} holds weights that its {_INDEX} does not name: {first_few(stray)}. Remove these, "
                 "or the index if they are the checkpoint."
             )
     elif not found:
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
         if pickled:
             raise CheckpointError(
-                f"{folder} holds weights only as pickles ({_first_few(pickled)}), which are never opened: a "
+                f"{folder} holds weights only as pickles ({first_few(pickled)}), which are never opened: a "
                 "pickle can execute code. Get the safetensors of this checkpoint, or save it again as "
                 "safetensors on a machine where that does no harm."
             )

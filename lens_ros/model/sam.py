@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.func import functional_call
 
-from lens_ros.model.errors import CheckpointError
+from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.segmenters import ImageFeatures
 
 _PATCH = 16  # pixels; this and the decoder's sizes below are the same in all of the family
@@ -225,7 +225,7 @@ def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
         "not floating-point": [n for n, t in tensors.items() if not t.is_floating_point()],
     }
     if any(faults.values()):
-        told = "; ".join(f"{len(v)} {kind}: {', '.join(v[:3])}" for kind, v in faults.items() if v)
+        told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
         raise _refusal(source, told)
     return sizes, tensors
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +15,26 @@ from lens_ros.model import prompts
 from lens_ros.model.images import visual_grid
 from lens_ros.model.network import LensModel
 from training.nano import build_nano
+
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "parity"
+
+
+@pytest.fixture(scope="session")
+def checker() -> ModuleType:
+    """The parity checker that came with the golden outputs."""
+    spec = importlib.util.spec_from_file_location("parity_check", GOLDEN / "parity_check.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def released_folder(checker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint as the reference saves it, bf16; tests must not change it."""
+    folder = tmp_path_factory.mktemp("released")
+    checker.rebuild_checkpoint(GOLDEN, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -289,6 +289,9 @@ def test_the_answer_is_told_from_the_thinking_in_broken_forms_too(text: str, rat
         "<think>a</think><answer>[[1,2,3]]</answer>",
         "<think>a</think><answer>[true,false,true,false]</answer>",
         '<think>a</think><answer>[{"bbox_2d":["1","2","3","4"]}]</answer>',
+        "<think>a</think><answer>[-Infinity,-1e999,Infinity,1e999]</answer>",
+        "<think>a</think><answer>[0,NaN,50,50]</answer>",
+        "<think>a</think><answer>```[]``` ```[]```</answer>",
         "",
         "none",
         "There is no cup.",
@@ -322,7 +325,7 @@ def test_boxes_outside_are_no_targets_and_thin_ones_are() -> None:
 
 
 def test_a_target_named_twice_is_one_target_under_its_first_name() -> None:
-    named = [("cup", [10, 20, 30, 40]), ("bowl", [0, 0, 5, 5]), ("mug", [30, 40, 10, 20])]
+    named = [(" cup ", [10, 20, 30, 40]), ("bowl", [0, 0, 5, 5]), ("mug", [30, 40, 10, 20])]
     read = parse_answer(json.dumps([{"bbox_2d": box, "label": label} for label, box in named]), SQUARE)
     assert [box.label for box in read.boxes] == ["cup", "bowl"]
     assert read.well_formed

@@ -5,7 +5,6 @@ Tolerances are the checker's: absolute, a few times the reference's own noise be
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -23,19 +22,8 @@ VISION_END, PAD = 1003, 1000  # ids of the tiny checkpoint
 
 
 @pytest.fixture(scope="module")
-def checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_check", GOLDEN / "parity_check.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def released(checker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> LensModel:
-    folder = tmp_path_factory.mktemp("released")
-    checker.rebuild_checkpoint(GOLDEN, folder)
-    return LensModel.from_released(folder)
+def released(released_folder: Path) -> LensModel:
+    return LensModel.from_released(released_folder)
 
 
 def test_every_golden_number_is_reproduced(tmp_path: Path) -> None:

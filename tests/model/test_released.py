@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -20,12 +19,13 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from lens_ros.model.checkpoint import CheckpointError, load_model, save_model
+from lens_ros.model.checkpoint import load_model, save_model
 from lens_ros.model.config import LensConfig
+from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 from lens_ros.model.released import load_released, map_released, released_config
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "parity"
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "parity"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 Tensors = dict[str, torch.Tensor]
 
@@ -38,34 +38,18 @@ MEMORY = ("sam.no_mem_pos_enc", "sam.no_obj_ptr", "sam.mask_downsample.", "sam.o
 
 
 @pytest.fixture(scope="module")
-def checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_check", FIXTURES / "parity_check.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def stored(released_folder: Path) -> Tensors:
+    return load_file(released_folder / WEIGHTS)
 
 
 @pytest.fixture(scope="module")
-def tiny(checker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint as the reference saves it, bf16; tests must not change it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    checker.rebuild_checkpoint(FIXTURES, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def stored(tiny: Path) -> Tensors:
-    return load_file(tiny / WEIGHTS)
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny: Path) -> LensModel:
-    return load_released(tiny)
+def loaded(released_folder: Path) -> LensModel:
+    return load_released(released_folder)
 
 
 @pytest.fixture
-def folder(tiny: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+def folder(released_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(released_folder, tmp_path / "copy"))
 
 
 def save_pt(path: Path, tensors: Tensors) -> Path:
@@ -76,7 +60,7 @@ def save_pt(path: Path, tensors: Tensors) -> Path:
 
 
 def manifest(name: str) -> dict[str, list[int]]:
-    return json.loads((FIXTURES / name).read_text())
+    return json.loads((GOLDEN / name).read_text())
 
 
 def on_meta(shapes: dict[str, list[int]]) -> Tensors:
@@ -128,8 +112,8 @@ def test_buffers_that_no_file_holds_are_those_of_a_normally_built_model(loaded: 
         assert torch.equal(buffers[name], normal[name]), name
 
 
-def test_bfloat16_is_bit_equal_to_the_file(tiny: Path, stored: Tensors, loaded: LensModel) -> None:
-    model = load_released(tiny, dtype=torch.bfloat16)
+def test_bfloat16_is_bit_equal_to_the_file(released_folder: Path, stored: Tensors, loaded: LensModel) -> None:
+    model = load_released(released_folder, dtype=torch.bfloat16)
     state = model.state_dict()
     for name, tensor in map_released(stored).items():
         assert state[name].dtype == torch.bfloat16
@@ -142,18 +126,18 @@ def test_bfloat16_is_bit_equal_to_the_file(tiny: Path, stored: Tensors, loaded: 
 
 @pytest.mark.parametrize("case", ["a_single", "b_leftpad", "c_eval"])
 def test_sam2_encodes_images_as_the_reference(loaded: LensModel, checker: ModuleType, case: str) -> None:
-    call, expected, _ = checker.load_case(FIXTURES, case)
+    call, expected, _ = checker.load_case(GOLDEN, case)
     with torch.inference_mode():
         embedding = loaded.segmenter.encode(call["sam_images"]).embedding
     torch.testing.assert_close(embedding[:, ::8, ::4, ::4], expected["image_embed_s"], atol=1e-4, rtol=0)
 
 
-def test_config_is_the_paper_s(tiny: Path, tmp_path: Path) -> None:
-    config = released_config(tiny)
+def test_config_is_the_paper_s(released_folder: Path, tmp_path: Path) -> None:
+    config = released_config(released_folder)
     assert (config.query_positions, config.wording, config.coordinates) == ("sequential", "paper", "absolute")
     assert not config.think
     assert config.image_encoder == "hiera"
-    assert config.name == tiny.name
+    assert config.name == released_folder.name
     assert config.context is not None
     assert (config.context.num_queries, config.context.depth, config.context.num_heads) == (16, 4, 16)
     image = config.image
@@ -193,9 +177,9 @@ def test_null_in_the_config_means_the_reference_s_defaults(folder: Path) -> None
 
 
 def test_a_released_model_can_be_saved_as_one_of_ours(
-    tiny: Path, tmp_path: Path, untrained: tuple[LensModel, PreTrainedTokenizerFast]
+    released_folder: Path, tmp_path: Path, untrained: tuple[LensModel, PreTrainedTokenizerFast]
 ) -> None:
-    model = load_released(tiny, dtype=torch.bfloat16)  # tensors that are mapped to one file
+    model = load_released(released_folder, dtype=torch.bfloat16)  # tensors that are mapped to one file
     save_model(model, untrained[1], tmp_path, dtype=torch.bfloat16)
     again, _ = load_model(tmp_path, dtype=torch.bfloat16)
     assert again.config == model.config
@@ -266,9 +250,8 @@ def test_what_the_shapes_of_the_3b_do_not_tell(full: LensModel) -> None:
     # a stage's first block still has the window of the stage before.
     blocks = full.segmenter.sam.vision_encoder.backbone.blocks
     assert [i for i, block in enumerate(blocks) if block.window_size == 0] == [23, 33, 43]
-    assert [blocks[i].window_size for i in (0, 1, 2, 3, 7, 8, 9, 42, 44, 45, 47)] == [8] * 3 + [4] * 3 + [
-        16
-    ] * 3 + [8] * 2
+    windows = {0: 8, 1: 8, 2: 8, 3: 4, 7: 4, 8: 4, 9: 16, 42: 16, 44: 16, 45: 8, 47: 8}
+    assert {i: blocks[i].window_size for i in windows} == windows
     heads = [block.attn.num_attention_heads for block in blocks]
     assert heads == [2] * 2 + [4] * 6 + [8] * 36 + [16] * 4
     decoder = full.segmenter.sam.mask_decoder
@@ -398,10 +381,10 @@ class Malice:
         return Path.touch, (self.trace,)
 
 
-def test_a_sam2_file_cannot_execute_code(tiny: Path, stored: Tensors, tmp_path: Path) -> None:
+def test_a_sam2_file_cannot_execute_code(released_folder: Path, stored: Tensors, tmp_path: Path) -> None:
     torch.save({"model": dict(stored), "extra": Malice(tmp_path / "trace")}, tmp_path / "sam2.pt")
     with pytest.raises(CheckpointError, match="never loaded") as caught:
-        load_released(tiny, sam2=tmp_path / "sam2.pt")
+        load_released(released_folder, sam2=tmp_path / "sam2.pt")
     assert "weights_only=False" not in str(caught.value)
     assert not (tmp_path / "trace").exists()
     torch.load(tmp_path / "sam2.pt", weights_only=False)  # the trap works
@@ -432,11 +415,15 @@ def test_pickled_weights_of_a_folder_are_never_opened(folder: Path, tmp_path: Pa
     ],
 )
 def test_a_wrong_sam2_file_is_named(
-    tiny: Path, stored: Tensors, tmp_path: Path, write: Callable[[Path, Tensors], object], told: str
+    released_folder: Path,
+    stored: Tensors,
+    tmp_path: Path,
+    write: Callable[[Path, Tensors], object],
+    told: str,
 ) -> None:
     write(tmp_path / "sam2.pt", stored)
     with pytest.raises(CheckpointError, match=told) as caught:
-        load_released(tiny, sam2=tmp_path / "sam2.pt")
+        load_released(released_folder, sam2=tmp_path / "sam2.pt")
     assert str(tmp_path / "sam2.pt") in str(caught.value)
 
 

@@ -1,0 +1,23 @@
+"""The benchmarks run, and what they compare gives the same results; their times are nobody's test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_first_mask_compares_like_with_like(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "first_mask.py", "--models", "lens-nano"]
+    options = ["--tokens", "6", "--repeats", "1", "--json", tmp_path / "numbers.json"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = json.loads((tmp_path / "numbers.json").read_text())
+    assert [row["instructions"] for row in rows] == [1, 3, 8]
+    for row in rows:
+        assert row["relative_difference"] < 1e-3
+        assert row["ours_tflop"] < row["reference_tflop"]
+        assert row["ours_s"] > 0 and row["reference_s"] > 0
