@@ -35,7 +35,7 @@ run: setup
 
 lint: setup
 	@echo '== ruff' && $(in_environment) ruff check .
-	@echo '== mypy' && $(in_environment) mypy lens_ros training
+	@echo '== mypy' && $(in_environment) mypy lens_ros training benchmarks
 
 test: lint
 	@echo '== pytest' && $(in_environment) python -m pytest $(TESTS)

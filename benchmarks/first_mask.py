@@ -18,7 +18,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -207,7 +209,8 @@ def compare(model: LensModel, instructions: int, tokens: int, repeats: int, devi
     """One row of the table."""
     scene = Scene(model, instructions, device)
     flows = {"reference": reference, "ours": ours}
-    row = {"model": model.config.name, "device": device, "instructions": instructions, "tokens": tokens}
+    row: dict[str, Any] = {"model": model.config.name, "device": device}
+    row |= {"instructions": instructions, "tokens": tokens}
     masks = {}
     for name, flow in flows.items():  # the first time warms up, and counts the work
         with FlopCounterMode(display=False) as counter:
@@ -218,7 +221,7 @@ def compare(model: LensModel, instructions: int, tokens: int, repeats: int, devi
     times: dict[str, list[float]] = {name: [] for name in flows}
     for _ in range(repeats):
         for name, flow in flows.items():
-            times[name].append(seconds(lambda f=flow: f(model, scene, tokens), device))
+            times[name].append(seconds(partial(flow, model, scene, tokens), device))
     for name in flows:
         row[f"{name}_s"] = statistics.median(times[name])
     row["ratio"] = row["reference_s"] / row["ours_s"]
@@ -258,12 +261,13 @@ def main() -> int:
 
 
 def _print(rows: list[dict]) -> None:
-    print("model      device  instructions   reference        ours            ratio   TFLOP    same masks")
+    print("model     device instructions   reference       ours    ratio           GFLOP      same masks")
     for row in rows:
         print(
-            f"{row['model']:10s} {row['device']:6s}  {row['instructions']:12d}   {row['reference_s']:8.3f} s "
-            f"{row['ours_s']:10.3f} s  {row['ratio']:10.2f}x  {row['reference_tflop']:6.2f} -> "
-            f"{row['ours_tflop']:5.2f}  {100 * row['sign_agreement']:.2f} %"
+            f"{row['model']:9s} {row['device']:6s} {row['instructions']:12d} "
+            f"{row['reference_s']:9.3f} s {row['ours_s']:8.3f} s {row['ratio']:7.2f}x "
+            f"{1e3 * row['reference_tflop']:8.1f} -> {1e3 * row['ours_tflop']:7.1f} "
+            f"{100 * row['sign_agreement']:11.2f} %"
         )
 
 
