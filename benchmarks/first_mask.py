@@ -75,7 +75,7 @@ def scaled(divisor: int, name: str) -> LensConfig:
         "embed_dim_per_stage": widths,
         "num_attention_heads_per_stage": [2, 4, 8, 16] if divisor == 1 else [1, 1, 2, 4],
         "blocks_per_stage": depths,
-        "global_attention_blocks": [23, 33, 43] if divisor == 1 else [5, 8, 11],
+        "global_attention_blocks": [23, 33, 43] if divisor == 1 else [8],
         "window_size_per_stage": [8, 4, 16, 8],
         "window_positional_embedding_background_size": [7, 7],
     }
