@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
-from lens_ros.model.checkpoint import find_model, load_model
+from lens_ros.model.checkpoint import find_model, load_model, load_tensors
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel, View
@@ -99,19 +99,18 @@ def random_model(config: LensConfig, device: str, dtype: torch.dtype) -> LensMod
     """Random weights at a scale that keeps activations finite; deterministic."""
     with no_init_weights(), torch.device(device):
         model = LensModel(config)
-    model = model.to(device)
     generator = torch.Generator(device).manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.7 * parameter[0].numel() ** -0.5, generator=generator)
-            else:
-                parameter.fill_(1.0 if parameter.numel() else 0.0)
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            parameter.data = parameter.data.to(dtype)
-    model.reasoner.tie_weights()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.ndim > 1:
+            scale = 0.7 * tensor[0].numel() ** -0.5
+            random = torch.randn(tensor.shape, generator=generator, device=device, dtype=dtype)
+            tensors[name] = random * scale
+        else:
+            value = 0.0 if name.endswith("bias") else 1.0
+            tensors[name] = torch.full(tensor.shape, value, device=device, dtype=dtype)
+    tensors.pop("reasoner.lm_head.weight")  # tied
+    load_tensors(model, tensors, "the benchmark", dtype=dtype)
     return model.eval()
 
 
