@@ -929,10 +929,14 @@ def _sided(view: _View, rng: np.random.Generator, *, wanted: bool) -> _Draft | N
             group = [o for o in members if o is not anchor]
             if anchor.category == noun or not _askable(view, group):
                 continue
+            alike = [o for c in phrases.LOOK_ALIKES.get(noun, ()) for o in view.of_category(c)]
+            similar = [o for o in alike if o is not anchor]
             for relation in _shuffled(phrases.RELATIONS, rng):
                 targets = _on_the_side(view, group, anchor, relation)
                 in_depth = relation in ("front", "behind")
                 if targets is None or bool(targets) != wanted:
+                    continue
+                if not wanted and _on_the_side(view, similar, anchor, relation) != []:
                     continue
                 if in_depth and not all(_sayable(o.forward) for o in (anchor, *group)):
                     continue
