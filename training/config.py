@@ -12,7 +12,7 @@ import yaml
 
 @dataclass(frozen=True)
 class SuperviseConfig:
-    """Supervised training of a model born from scratch.
+    """Supervised training, of a model born from scratch or of one that was trained before.
 
     The learning rate warms up, stays, and falls linearly to zero over the last ``cooldown`` of all steps.
 
@@ -22,6 +22,9 @@ class SuperviseConfig:
         scenes: how many of them are used.
         out: folder of the run: checkpoints, metrics, exported weights.
         seed: of initialisation and batches.
+        start_from: name or folder of a model whose weights the run begins with (words that it does not know
+            start anew, and so does what does not ship: the heads of the dense losses, the optimisers); "" for
+            none.
         steps: optimiser steps in all.
         language_from, full_from: first step with language (short answers to simple expressions), and with
             all expressions, whole rationales and masks prompted by the context queries.
@@ -30,6 +33,9 @@ class SuperviseConfig:
         processes: data-parallel processes of one thread each; the gradients are averaged.
         box_prompts: box-prompted masks per image for the segmenter.
         simple_share: share of simple expressions in the full mix.
+        all_share, none_share: shares of instructions, in the full mix, that ask for all of several objects,
+            and for what is not there.
+        fast_share: share of answers, in the full mix, without a rationale.
         unknown_words: share of instructions that get an unknown word, from step ``unknown_from`` on.
         adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
         checkpoint_every, evaluate_every: steps.
@@ -41,6 +47,7 @@ class SuperviseConfig:
     data_seed: int = 1
     scenes: int = 20480
     seed: int = 0
+    start_from: str = ""
     steps: int = 4800
     warmup: int = 100
     cooldown: float = 0.5
@@ -51,6 +58,9 @@ class SuperviseConfig:
     segmenter_images: int = 4
     box_prompts: int = 4
     simple_share: float = 0.2
+    all_share: float = 0.0
+    none_share: float = 0.0
+    fast_share: float = 0.0
     unknown_words: float = 0.15
     unknown_from: int = 2000
     adam_lr: float = 1.0e-3

@@ -160,8 +160,9 @@ class DenseHeads(nn.Module):
         return loss + 4 * (predicted[:, 1:] - offset)[inside].abs().mean()
 
     def prompt_loss(self, prompts: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Context prompts ``(N, C)`` must tell where their object is: L1 on boxes ``(N, 4)`` in fractions."""
-        return (self.prompt_box(prompts).float().sigmoid() - boxes).abs().mean()
+        """Context prompts ``(N, C)`` must tell where their object is: L1 on boxes ``(N, 4)`` in fractions; 0
+        for no prompts."""
+        return (self.prompt_box(prompts).float().sigmoid() - boxes).abs().sum() / max(1, boxes.numel())
 
     def _cell_centers(self, cells: int) -> torch.Tensor:
         side = int(cells**0.5)

@@ -1,6 +1,12 @@
 """Evaluation on simulated tabletops of a seed that the caller chooses.
 
 python -m training.evaluate --model lens-nano --data tabletop --scenes 200 --seed 9001 --json out.json
+
+--split says what is asked for (see training.data.questions): one object (in_distribution), one or several
+(all_of), or what is there and what is not, half and half (none). --fast: answers without thinking first.
+
+The JSON file holds the arguments, the numbers of lens_ros.evaluation.metrics.summarize over all questions
+and, under by_kind, per kind of expression; for --split none also, under nothing, those of summarize_nothing.
 """
 
 from __future__ import annotations
@@ -17,58 +23,73 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind
+from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind, summarize_nothing
 from lens_ros.instances import box_iou
 from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.answers import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
+from lens_ros.simulation.expressions import SINGLE_KINDS
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.visualization import Tile, contact_sheet, overlay
-from training.data.questions import Question, tabletop_questions
+from training.data.questions import SPLITS, Question, tabletop_questions
 
 PICTURES = 24  # answers on the contact sheet
 
 
-def ask(lens: Lens, questions: Iterable[Question]) -> Iterator[tuple[Question, Segmentation, Score]]:
-    """Asks every question, by the same path that a user takes."""
+def ask(
+    lens: Lens, questions: Iterable[Question], *, think: bool | None = None
+) -> Iterator[tuple[Question, Segmentation, Score]]:
+    """Asks every question, by the same path that a user takes; ``think`` as for :meth:`Lens.segment`."""
     for question in questions:
         started = time.perf_counter()
-        answer = lens.segment(question.frame.rgb, question.expression.text)
+        answer = lens.segment(question.frame.rgb, question.expression.text, think=think)
         yield question, answer, score(lens, question, answer, time.perf_counter() - started)
 
 
-def evaluate(lens: Lens, questions: Iterable[Question]) -> list[Score]:
+def evaluate(lens: Lens, questions: Iterable[Question], *, think: bool | None = None) -> list[Score]:
     """The scores of :func:`ask`."""
-    return [result for _, _, result in ask(lens, questions)]
+    return [result for _, _, result in ask(lens, questions, think=think)]
 
 
 def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) -> Score:
     """Holds an answer against the scene. The mask counts whether it was accepted or not."""
-    frame, target = question.frame, question.expression.targets[0]
+    frame, targets = question.frame, question.expression.targets
     height, width = frame.instances.shape
     predicted = np.zeros((height, width), dtype=bool)
     for instance in answer.instances:
         predicted |= instance.mask
-    intersection, union = overlap(predicted, frame.instances == target)
+    intersection, union = overlap(predicted, np.isin(frame.instances, targets))
     side = lens.model.config.image.reasoner_size
     read = parse_answer(answer.answer, (side, side))
-    fits = {o.index: 0.0 for o in frame.objects}
-    if read.boxes:
-        b = read.boxes[0]
-        box = (b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height)
-        fits = {o.index: box_iou(box, o.box) for o in frame.objects}
-    best = max(fits, key=lambda index: fits[index])
+    boxes = [(b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height) for b in read.boxes]
+    fits = np.array([[box_iou(box, o.box) for o in frame.objects] for box in boxes])
+    asked = [k for k, o in enumerate(frame.objects) if o.index in targets]
+    if question.expression.kind not in SINGLE_KINDS:
+        fit = _worst_match(fits[:, asked]) if boxes and targets else float(not boxes and not targets)
+        right = fit > 0.5
+    else:
+        fit = float(fits[0, asked[0]]) if boxes else 0.0
+        right = fit > 0.1 and int(fits[0].argmax()) == asked[0]
     return Score(
         kind=question.expression.kind,
         intersection=intersection,
         union=union,
-        box_iou=fits[target],
-        right_object=best == target and fits[target] > 0.1,
+        box_iou=fit,
+        right_object=right,
         well_formed=answer.well_formed,
         accepted=not answer.reason,
         seconds=seconds,
+        nothing_there=not targets,
+        nothing_said=read.well_formed and not boxes,
     )
+
+
+def _worst_match(fits: np.ndarray) -> float:
+    """The least IoU of a box, and of a target, with what fits it best, from all IoU ``(boxes, targets)``;
+    0 where there are more of the one than of the other."""
+    boxes, targets = fits.shape
+    return float(min(fits.max(axis=0).min(), fits.max(axis=1).min())) if boxes == targets else 0.0
 
 
 def refuse_rendered_seeds(model: Path, seed: int) -> None:
@@ -94,6 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--sheet", type=Path, help=f"write a picture of the first {PICTURES} answers here")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"default: {SPLITS[0]}")
+    parser.add_argument("--fast", action="store_true", help="answers without thinking first")
     options = parser.parse_args(arguments)
     if options.scenes < 1 or options.seed < 0:
         parser.error("--scenes must be at least 1 and --seed at least 0")
@@ -102,12 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         refuse_rendered_seeds(find_model(options.model), options.seed)
         lens = Lens.from_pretrained(options.model)
-        questions = tqdm(
-            tabletop_questions(options.seed, options.scenes, count), total=count, desc="answering"
-        )
+        asked = tabletop_questions(options.seed, options.scenes, count, options.split)
+        questions = tqdm(asked, total=count, desc="answering")
         scores: list[Score] = []
         tiles: list[Tile] = []
-        for question, answer, result in ask(lens, questions):
+        for question, answer, result in ask(lens, questions, think=False if options.fast else None):
             scores.append(result)
             if len(tiles) < PICTURES:
                 tiles.append(_tile(question, answer, result))
@@ -119,9 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
         "data": options.data,
         "seed": options.seed,
         "scenes": options.scenes,
+        "split": options.split,
+        "fast": options.fast,
         "threads": options.threads,
         **summarize(scores),
         "by_kind": summarize_by_kind(scores),
+        **({"nothing": summarize_nothing(scores)} if options.split == "none" else {}),
     }
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -133,15 +158,18 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"training.evaluate: cannot write {options.sheet}: name a .png or .jpg", file=sys.stderr)
             return 2
     print(_table(numbers))
+    if options.split == "none":
+        print("nothing there: precision {precision} %, recall {recall} %".format(**numbers["nothing"]))
     return 0
 
 
 def _tile(question: Question, answer: Segmentation, result: Score) -> Tile:
-    """The answer as an overlay, the true box in white."""
+    """The answer as an overlay, the true boxes in white."""
     picture = overlay(question.frame.rgb, answer)
-    target = next(o for o in question.frame.objects if o.index == question.expression.targets[0])
-    x1, y1, x2, y2 = target.box
-    cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), (255, 255, 255), 1)
+    for o in question.frame.objects:
+        if o.index in question.expression.targets:
+            x1, y1, x2, y2 = o.box
+            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), (255, 255, 255), 1)
     return Tile(picture, f"{question.expression.text}  [{result.iou:.2f}]", answer.reasoning)
 
 

@@ -30,10 +30,11 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float
 
 
 def mask_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """IoU ``(N,)`` of ``logits > 0`` and ``target > 0.5``, both ``(N, h, w)``."""
+    """IoU ``(N,)`` of ``logits > 0`` and ``target > 0.5``, both ``(N, h, w)``; 1 where both are empty."""
     predicted, true = logits > 0, target > 0.5
     union = (predicted | true).sum(dim=(-2, -1))
-    return (predicted & true).sum(dim=(-2, -1)) / union.clamp_min(1)
+    iou = (predicted & true).sum(dim=(-2, -1)) / union.clamp_min(1)
+    return iou.masked_fill(union == 0, 1.0)
 
 
 def language_loss(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from lens_ros.model.checkpoint import TIED, load_model, load_tensors
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.network import LensModel
 from lens_ros.model.prompts import END, IMAGE
@@ -16,6 +18,7 @@ from lens_ros.simulation.expressions import vocabulary
 VISION_LAYERS, VISION_WIDTH, VISION_HEADS = 4, 128, 4
 LANGUAGE_LAYERS, LANGUAGE_WIDTH, LANGUAGE_HEADS, KEY_HEADS = 4, 192, 4, 2
 PROMPT_WIDTH = 64  # of the segmenter
+_EMBEDDING = "reasoner.model.language_model.embed_tokens.weight"
 
 
 def build_nano(seed: int) -> tuple[LensModel, PreTrainedTokenizerFast]:
@@ -105,6 +108,26 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> LensConfig:
         speck_share=0.1,
         name="lens-nano",
     )
+
+
+@torch.no_grad()
+def inherit(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Gives ``model`` the weights of the one in ``folder``, which may know fewer words: embeddings go by
+    word, and a word that it does not know keeps the one that it was born with.
+
+    Raises:
+        CheckpointError: the folder is incomplete or damaged, or holds another architecture.
+    """
+    parent, its_tokenizer = load_model(folder)
+    tensors = {name: tensor for name, tensor in parent.state_dict().items() if name != TIED}
+    table = model.state_dict()[_EMBEDDING].clone()
+    if table.shape[1] == tensors[_EMBEDDING].shape[1]:
+        known = its_tokenizer.get_vocab()
+        for word, index in tokenizer.get_vocab().items():
+            if word in known:
+                table[index] = tensors[_EMBEDDING][known[word]]
+        tensors[_EMBEDDING] = table
+    load_tensors(model, tensors, source=str(folder))
 
 
 def number_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:

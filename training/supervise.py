@@ -1,8 +1,9 @@
-"""Supervised training of lens-nano from nothing: ``python -m training.supervise CONFIG [field=value ...]``.
+"""Supervised training of lens-nano: ``python -m training.supervise CONFIG [field=value ...]``.
 
 One run, three parts by step: first the two image encoders learn from dense labels and box prompts; then the
 reasoner learns to answer simple expressions briefly; then everything is trained on everything: rationale and
-box by language loss, masks through the context queries. Resumes from ``out`` where there is a checkpoint.
+box by language loss, masks through the context queries. Or from a trained model (``start_from``), usually in
+the last part at once. Resumes from ``out`` where there is a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.evaluation.metrics import summarize
 from lens_ros.lens import Lens
-from lens_ros.model.checkpoint import save_model
+from lens_ros.model.checkpoint import find_model, save_model
 from lens_ros.model.network import LensModel
 from lens_ros.model.segmenters import ImageFeatures
 from training.checkpoint import load_state, save_state
@@ -35,9 +36,10 @@ from training.data.tabletop import TabletopShards
 from training.dense import DenseHeads
 from training.evaluate import evaluate
 from training.losses import language_loss, mask_iou, mask_loss
-from training.nano import build_nano, number_tokens
+from training.nano import build_nano, inherit, number_tokens
 
 METRICS = "metrics.jsonl"
+RECORD = "training.json"
 _MASK_SIDE = 128  # pixels at which masks are compared: twice the decoder's resolution
 
 
@@ -111,7 +113,7 @@ class SupervisedLoss(nn.Module):
         few = features.embedding.shape[0]
         prompts = self.model.segmenter.box_prompts(batch.boxes[:few] * self.model.config.image.segmenter_size)
         logits, score = self.model.segmenter.decode(features, prompts)
-        targets = _coverage(batch.instances[:few], batch.box_owners[:few])
+        targets = _coverage(batch.instances[:few], batch.box_owners[:few, :, None])
         return self._mask_loss(logits.flatten(0, 1), score.flatten(), targets.flatten(0, 1), metrics, "boxes")
 
     def _context_prompted(
@@ -123,7 +125,9 @@ class SupervisedLoss(nn.Module):
         read = hidden[rows, columns].view(-1, self.model.context_module().num_queries, hidden.shape[-1])
         prompts = self.model.context_module()(read.float())[:, 0]
         asked = text.queries >= 0
-        located = 2 * self.heads.prompt_loss(prompts, batch.target_boxes[asked])
+        # One target has a place; several have none that a box could tell, and nothing has none at all.
+        single = ((batch.targets > 0).sum(-1) == 1)[asked]
+        located = 2 * self.heads.prompt_loss(prompts[single], batch.target_boxes[asked][single])
         grid = prompts.new_zeros(*asked.shape, prompts.shape[-1])
         grid = grid.masked_scatter(asked[..., None], prompts)
         logits, score = self.model.decode(features, grid[:few])
@@ -143,8 +147,10 @@ class SupervisedLoss(nn.Module):
 
 
 def _coverage(instances: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """``(B, S, S)`` and ``(B, K)`` to ``(B, K, 128, 128)``: the share of each cell that is the owner's."""
-    masks = (instances[:, None] == owners[:, :, None, None]).float()
+    """``(B, S, S)`` and ``(B, K, T)`` to ``(B, K, 128, 128)``: the share of each cell that is the owners'.
+    0 is no owner."""
+    owners = torch.where(owners > 0, owners, -1)
+    masks = (instances[:, None, None] == owners[..., None, None]).any(dim=2).float()
     return F.adaptive_avg_pool2d(masks, _MASK_SIDE)
 
 
@@ -210,6 +216,9 @@ def part_of(step: int, config: SuperviseConfig) -> _Part:
         simple_share=config.simple_share,
         box_prompts=max(1, config.box_prompts // 2) if full else config.box_prompts,
         unknown_words=config.unknown_words if step >= config.unknown_from else 0.0,
+        all_share=config.all_share if full else 0.0,
+        none_share=config.none_share if full else 0.0,
+        fast_share=config.fast_share if full else 0.0,
     )
     return _Part(plan, with_queries=full)
 
@@ -242,6 +251,8 @@ def _work(rank: int, config: SuperviseConfig, meeting: Path) -> None:
     )
     out = Path(config.out)
     model, tokenizer = build_nano(config.seed)
+    if config.start_from:
+        inherit(model, tokenizer, find_model(config.start_from))
     loss_of = SupervisedLoss(model, tokenizer, config)
     optimizers = Optimizers(loss_of, config)
     maker = BatchMaker(TabletopShards(config.data), config.scenes, model, tokenizer)
@@ -346,16 +357,27 @@ def export(
     """Writes the model as it ships, float16, with its record: configuration, seeds, time and curves."""
     folder = Path(config.out) / "model"
     save_model(model, tokenizer, folder, dtype=torch.float16)
+    parent = _record(find_model(config.start_from)) if config.start_from else {}
     record = {
         "program": "training.supervise",
         "seconds": round(seconds),
-        "rendered_seeds": sorted({config.data_seed, config.validation_seed}),
+        "rendered_seeds": sorted(
+            {config.data_seed, config.validation_seed, *parent.get("rendered_seeds", ())}
+        ),
         # Without the folders, which mean nothing on another machine.
-        "config": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data", "out")},
+        "config": {
+            **{k: v for k, v in dataclasses.asdict(config).items() if k not in ("data", "out")},
+            "start_from": Path(config.start_from).name,
+        },
+        **({"started_from": parent} if parent else {}),
     }
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.copy(Path(config.out) / METRICS, folder)
     return folder
+
+
+def _record(folder: Path) -> dict:
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> int:

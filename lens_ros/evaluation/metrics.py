@@ -15,11 +15,17 @@ class Score:
     Attributes:
         kind: of expression.
         intersection, union: pixels, of the predicted and the true mask.
-        box_iou: of the answer's box and the true box.
-        right_object: of all objects in view, the asked one is the one that the answer's box fits best.
+        box_iou: of the answer's box and the true box. Where several or none may be asked for: the least IoU
+            of any of the answer's or of the true boxes with the other side's that fits it best; 0 where their
+            numbers differ, 1 where there are none on both sides.
+        right_object: of all objects in view, the asked one is the one that the answer's box fits best. Where
+            several or none may be asked for: that ``box_iou`` is above 0.5, so every box of the answer
+            matches a target and every target a box.
         well_formed: the answer has the form that it was asked to have.
         accepted: the answer holds a mask that may be acted upon.
         seconds: from instruction to mask.
+        nothing_there: nothing in view was what was asked for.
+        nothing_said: the answer is well-formed and holds no box.
     """
 
     kind: str
@@ -30,6 +36,8 @@ class Score:
     well_formed: bool
     accepted: bool
     seconds: float
+    nothing_there: bool = False
+    nothing_said: bool = False
 
     @property
     def iou(self) -> float:
@@ -69,6 +77,23 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
         "accepted_rate": percent([s.accepted for s in scores]),
         "median_seconds": round(float(np.median(seconds)), 4),
         "p95_seconds": round(float(np.percentile(seconds, 95)), 4),
+    }
+
+
+def summarize_nothing(scores: Sequence[Score]) -> dict[str, float | None]:
+    """How well "nothing there" was told from the rest.
+
+    ``precision``: of the answers that say so, those that are right, in percent (None where no answer says
+    so). ``recall``: of the questions about what is not there, those that are answered so, in percent (None
+    where there is no such question). ``questions`` and ``answers``: how many of them there are.
+    """
+    there, said = sum(s.nothing_there for s in scores), sum(s.nothing_said for s in scores)
+    right = sum(s.nothing_there and s.nothing_said for s in scores)
+    return {
+        "precision": round(100 * right / said, 2) if said else None,
+        "recall": round(100 * right / there, 2) if there else None,
+        "questions": there,
+        "answers": said,
     }
 
 

@@ -21,7 +21,7 @@ from lens_ros.model.network import LensModel
 from lens_ros.model.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
-_TIED = "reasoner.lm_head.weight"  # shares memory with the embedding; rebuilt by tying
+TIED = "reasoner.lm_head.weight"  # shares memory with the embedding; rebuilt by tying
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -62,7 +62,7 @@ def save_model(
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if name != _TIED
+        if name != TIED
     }
     partial = folder / (WEIGHTS + ".partial")
     save_file(tensors, partial)
@@ -108,7 +108,7 @@ def load_tensors(
     Raises:
         CheckpointError: they do not; the message lists the first of each kind.
     """
-    expected = {name: t.shape for name, t in model.state_dict().items() if name != _TIED}
+    expected = {name: t.shape for name, t in model.state_dict().items() if name != TIED}
     faults = {
         "missing": [n for n in expected if n not in tensors],
         "unexpected": [n for n in tensors if n not in expected],

@@ -36,8 +36,8 @@ def question(instruction: str, wording: Wording = "tabletop", *, think: bool = T
 def opening(wording: Wording, *, think: bool) -> str:
     """What the answer is made to begin with: part of the prompt, and of the answer when that is read.
 
-    lens-nano is only taught to think first; with an empty thought in its mouth it goes on with the boxes. The
-    paper's checkpoints are asked in other words instead.
+    With an empty thought in its mouth lens-nano goes on with the boxes. The paper's checkpoints are asked in
+    other words instead.
     """
     return "<think></think><answer>" if wording == "tabletop" and not think else ""
 

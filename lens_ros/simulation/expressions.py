@@ -1,11 +1,14 @@
 """Referring expressions with a chain of thought that is true of the scene.
 
-`sample_expression` says something about the objects of one camera frame that exactly one of them satisfies,
-as a person would type it, and reasons about it in words: what is looked for, what is there and where, the
-quantity that decides, the conclusion. Everything comes from the scene's description; no picture is needed.
+`sample_expression` says something about the objects of one camera frame, as a person would type it, and
+reasons about it in words: what is looked for, what is there and where, the quantity that decides, the
+conclusion. Most kinds are satisfied by exactly one object. With kind `all_of` one or several satisfy it and
+all are meant; with kind `none` nothing in sight does. Everything comes from the scene's description; no
+picture is needed.
 
 An expression is made only where its answer is clear by a margin. Whatever shows at least one pixel counts as
-a possible confusion; an answer or a reference object (anchor) must be well visible.
+a possible confusion; an answer or a reference object (anchor) must be well visible. So must everything that
+belongs to "all of", and everything that is said to lack a color or a place.
 
 Conventions. Left and right are judged in the image, by the centers of the visible boxes (pixels, x right,
 y down). In front and behind: by `SceneObject.forward`, meters along the ground from the camera; closer is in
@@ -24,11 +27,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from lens_ros.simulation import phrases
+from lens_ros.simulation.catalog import CATEGORIES, COLORS, training_colors
 
 if TYPE_CHECKING:
     from lens_ros.simulation.scene import SceneObject
 
-KINDS = (
+SINGLE_KINDS = (
     "category",
     "attribute",
     "color",
@@ -41,6 +45,7 @@ KINDS = (
     "function_modified",
     "negation",
 )
+KINDS = (*SINGLE_KINDS, "all_of", "none")
 SIMPLE_KINDS = ("category", "attribute", "color")
 
 MIN_VISIBLE_FRACTION = 0.45  # of an answer or an anchor
@@ -56,6 +61,7 @@ DISTANCE_MARGIN = 0.035  # meters, closest and farthest
 SIZE_MARGIN = 0.12  # of the smaller extent
 MIN_JUDGED_FRACTION = 0.3  # visible fraction below which nobody can judge a size
 MAX_CANDIDATES = 4
+MAX_SET = 6  # objects that "all of" names or chooses from, and of which "none" fits
 MAX_NUMBER = 255
 
 # The kinds that are hardest to learn are said a little more often.
@@ -74,8 +80,10 @@ class Expression:
         text: the instruction, as a person would type it; lower case, no final stop, commas attached to words.
         rationale: chain of thought, true of the scene; tokens (words, numbers 0..255, punctuation) separated
             by single blanks. Ends with `conclusion`.
-        conclusion: its last clause, `so the red cup ( 213 159 )`, for training on short answers.
-        targets: `SceneObject.index` of the answer (exactly one).
+        conclusion: its last clause, for training on short answers: `so the red cup ( 213 159 )`, `so all 3`,
+            `so nothing`.
+        targets: `SceneObject.index` of the answer, from left to right in the image: exactly one, but 1 to
+            `MAX_SET` for kind `all_of` and none at all for kind `none`.
     """
 
     kind: str
@@ -101,14 +109,14 @@ def sample_expression(
     kind: str | None = None,
     coordinate_extent: int = 224,
 ) -> Expression | None:
-    """Say something about a frame that exactly one of its objects satisfies.
+    """Say something about a frame.
 
     Args:
         objects: the frame's objects, as its camera sees them.
         size: width and height of the image, pixels.
         rng: source of all chance; the same state gives the same expression.
-        kind: one of `KINDS`; without it kinds are drawn evenly (the harder ones slightly more often) among
-            those that the scene permits.
+        kind: one of `KINDS`; without it one of `SINGLE_KINDS`, drawn evenly (the harder ones slightly more
+            often) among those that the scene permits.
         coordinate_extent: points in the rationale are integers 0..coordinate_extent-1 along both axes,
             whatever the image's shape; x = round(pixel * coordinate_extent / width), y likewise.
 
@@ -235,12 +243,18 @@ def _shuffled(options: Iterable[T], rng: np.random.Generator) -> list[T]:
     return items
 
 
+def _weighted_order(weights: dict[T, float], rng: np.random.Generator) -> list[T]:
+    """The keys; each next one is drawn by weight from those that remain."""
+    waits = [rng.standard_exponential() / weight for weight in weights.values()]
+    return [key for _, _, key in sorted(zip(waits, range(len(waits)), weights, strict=True))]
+
+
 def _kinds_in_random_order(rng: np.random.Generator) -> list[str]:
-    """All kinds; each next one is drawn by weight from those that remain (exponential order statistics)."""
-    waits = rng.standard_exponential(len(KINDS))
-    return [
-        k for _, k in sorted((w / _KIND_WEIGHTS.get(k, 1.0), k) for w, k in zip(waits, KINDS, strict=True))
-    ]
+    """The kinds of one target; each next one is drawn by weight from those that remain (exponential order
+    statistics)."""
+    waits = rng.standard_exponential(len(SINGLE_KINDS))
+    ranked = sorted((w / _KIND_WEIGHTS.get(k, 1.0), k) for w, k in zip(waits, SINGLE_KINDS, strict=True))
+    return [k for _, k in ranked]
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -251,7 +265,7 @@ class _Draft:
     """What one expression says, before it is put into words."""
 
     phrase: str  # a noun phrase, or a whole sentence where `sentence`
-    target: SceneObject
+    targets: Sequence[SceneObject]
     goal: str
     reason: str
     candidates: Sequence[SceneObject]  # in the order of competition: the closest rivals first
@@ -259,30 +273,49 @@ class _Draft:
     measure: Measure | None = None  # meters, stated of every candidate
     anchors_measured: bool = False
     sentence: bool = False
+    plural: bool = False
 
 
 def _write(kind: str, draft: _Draft, view: _View, rng: np.random.Generator) -> Expression:
-    target = draft.target
-    listed = [target]
+    def from_the_left(o: SceneObject) -> tuple[float, int]:
+        return view.x(o), o.index
+
+    targets = sorted(draft.targets, key=from_the_left)
+    listed = list(targets)
+    limit = MAX_CANDIDATES if kind in SINGLE_KINDS else MAX_SET
     for o in draft.candidates:
-        if len(listed) < MAX_CANDIDATES and o is not target and o.area >= view.min_listed_area:
+        if len(listed) < limit and o not in targets and o.area >= view.min_listed_area:
             listed.append(o)
-    listed.sort(key=lambda o: (view.x(o), o.index))
+    listed.sort(key=from_the_left)
 
     parts = [phrases.GOAL.format(goal=draft.goal)]
     if draft.anchors:
         measure = draft.measure if draft.anchors_measured else None
         observed = (_observe(o, view, measure) for o in draft.anchors)
         parts.append(phrases.ANCHORS.format(anchors=" , ".join(observed)))
-    parts.append(" ; ".join(_observe(o, view, draft.measure) for o in listed))
-    x, y = view.point(target)
-    conclusion = phrases.CONCLUSION.format(color=target.color, category=target.category, x=x, y=y)
-    rationale = f"{' '.join(parts)} . {draft.reason} . {conclusion}"
-    text = draft.phrase if draft.sentence else _request(draft.phrase, rng)
+    if listed:
+        parts.append(" ; ".join(_observe(o, view, draft.measure) for o in listed) + " .")
+    conclusion = _conclude(targets, view, everything=all(o in targets for o in draft.candidates))
+    rationale = f"{' '.join(parts)} {draft.reason} . {conclusion}"
+    text = draft.phrase if draft.sentence else _request(draft.phrase, rng, plural=draft.plural)
     for color, spelling in phrases.COLOR_SPELLINGS.items():
         if color in text and rng.random() < 0.25:
             text = text.replace(color, spelling)
-    return Expression(kind, text, rationale, conclusion, (target.index,))
+    return Expression(kind, text, rationale, conclusion, tuple(o.index for o in targets))
+
+
+def _conclude(targets: Sequence[SceneObject], view: _View, *, everything: bool) -> str:
+    """everything: the targets are all that the rationale lists."""
+    if not targets:
+        return phrases.CONCLUSION_NOTHING
+    if everything and len(targets) > 1:
+        return phrases.CONCLUSION_ALL.format(count=len(targets))
+    clauses: list[str] = []
+    for o in targets:
+        x, y = view.point(o)
+        form = phrases.CONCLUSION_NEXT if clauses else phrases.CONCLUSION
+        clauses.append(form.format(color=o.color, category=o.category, x=x, y=y))
+    return "".join(clauses)
 
 
 def _observe(o: SceneObject, view: _View, measure: Measure | None) -> str:
@@ -301,7 +334,7 @@ def _sayable(meters: float) -> bool:
     return 0 <= _centimeters(meters) <= MAX_NUMBER
 
 
-def _request(phrase: str, rng: np.random.Generator) -> str:
+def _request(phrase: str, rng: np.random.Generator, *, plural: bool = False) -> str:
     """The noun phrase alone or in a request."""
     draw = rng.random()
     if draw < 0.25:
@@ -310,8 +343,8 @@ def _request(phrase: str, rng: np.random.Generator) -> str:
         sentence = _choice(phrases.IMPERATIVES, rng)
         polite: tuple[str, ...] = phrases.POLITE_IMPERATIVES
     else:
-        statements: tuple[str, ...] = phrases.STATEMENTS
-        if phrase.startswith("the "):
+        statements: tuple[str, ...] = phrases.ALL_STATEMENTS if plural else phrases.STATEMENTS
+        if phrase.startswith("the ") and not plural:
             statements += phrases.DEFINITE_QUESTIONS
         sentence, polite = _choice(statements, rng), phrases.POLITE_STATEMENTS
     if rng.random() < 0.12:
@@ -339,7 +372,7 @@ def _category(view: _View, rng: np.random.Generator) -> _Draft | None:
         return None
     target = _choice(singles, rng)
     phrase = _with_article(_noun(target.category, rng), rng)
-    return _Draft(phrase, target, phrases.an(target.category), phrases.REASONS["only"], [target])
+    return _Draft(phrase, (target,), phrases.an(target.category), phrases.REASONS["only"], [target])
 
 
 def _attribute(view: _View, rng: np.random.Generator) -> _Draft | None:
@@ -358,7 +391,7 @@ def _attribute(view: _View, rng: np.random.Generator) -> _Draft | None:
     colored = _choice(phrases.COLORED_NOUNS, rng).format(color=target.color, noun=_noun(target.category, rng))
     return _Draft(
         _with_article(colored, rng),
-        target,
+        (target,),
         phrases.an(f"{target.color} {target.category}"),
         phrases.REASONS["color"].format(color=target.color),
         group,
@@ -372,7 +405,7 @@ def _color(view: _View, rng: np.random.Generator) -> _Draft | None:
     target = _choice(singles, rng)
     phrase = _with_article(f"{target.color} {_choice(phrases.ANY_OBJECT, rng)}", rng)
     goal = phrases.an(f"{target.color} {phrases.ANY_OBJECT[0]}")
-    return _Draft(phrase, target, goal, phrases.REASONS["only"], [target])
+    return _Draft(phrase, (target,), goal, phrases.REASONS["only"], [target])
 
 
 # --- relation, nearest, between ---------------------------------------------------------------------------
@@ -401,7 +434,7 @@ def _relation(view: _View, rng: np.random.Generator) -> _Draft | None:
                 )
                 return _Draft(
                     phrase,
-                    target,
+                    (target,),
                     phrases.an(f"{color} {noun}".strip()),
                     phrases.REASONS[relation].format(anchor=name),
                     group,
@@ -439,14 +472,8 @@ def _related(
     """The group's only member that stands in the relation, the others clearly on the other side."""
     if not group:
         return None
-    if relation in ("left", "right"):
-        sign = 1 if relation == "left" else -1
-        leads = [sign * (view.x(anchor) - view.x(o)) for o in group]
-        margin = view.side_margin
-    else:
-        sign = 1 if relation == "front" else -1
-        leads = [sign * (anchor.forward - o.forward) for o in group]
-        margin = DEPTH_MARGIN
+    leads = _leads(view, group, anchor, relation)
+    margin = view.side_margin if relation in ("left", "right") else DEPTH_MARGIN
     lead, target = max(zip(leads, group, strict=True), key=lambda pair: pair[0])
     if lead < margin or sum(value > -margin for value in leads) > 1 or not view.is_clear(target):
         return None
@@ -456,6 +483,18 @@ def _related(
     else:
         across = abs(anchor.lateral - target.lateral)
     return target if lead >= PREVAILING * across else None
+
+
+def _leads(
+    view: _View, group: Sequence[SceneObject], anchor: SceneObject, relation: str
+) -> list[float]:
+    """How far each of the group stands on the relation's side of the anchor: pixels or meters, negative on
+    the other side."""
+    if relation in ("left", "right"):
+        sign = 1 if relation == "left" else -1
+        return [sign * (view.x(anchor) - view.x(o)) for o in group]
+    sign = 1 if relation == "front" else -1
+    return [sign * (anchor.forward - o.forward) for o in group]
 
 
 def _nearest(view: _View, rng: np.random.Generator) -> _Draft | None:
@@ -485,7 +524,7 @@ def _nearest(view: _View, rng: np.random.Generator) -> _Draft | None:
             spoken = _choice(phrases.ANY_OBJECT, rng) if of_any_category else _noun(noun, rng)
             return _Draft(
                 _choice(forms, rng).format(noun=spoken, anchor=name),
-                ranked[0],
+                (ranked[0],),
                 phrases.an(noun),
                 phrases.REASONS["nearest"].format(anchor=name),
                 ranked,
@@ -544,7 +583,7 @@ def _between(view: _View, rng: np.random.Generator) -> _Draft | None:
         noun = _choice(phrases.ANY_OBJECT, rng) if of_any_category else _noun(spoken, rng)
         return _Draft(
             _choice(phrases.BETWEEN, rng).format(noun=noun, anchor=name, other=other),
-            target,
+            (target,),
             phrases.an(spoken),
             phrases.REASONS["between"].format(anchor=name, other=other),
             [target] if of_any_category else view.of_category(target.category),
@@ -622,7 +661,7 @@ def _superlative_draft(noun: str, ranked: list[SceneObject], word: str, rng: np.
     spoken = _choice(phrases.ANY_OBJECT, rng) if of_any_category else _noun(noun, rng)
     return _Draft(
         _choice(forms, rng).format(noun=spoken),
-        ranked[0],
+        (ranked[0],),
         phrases.an(noun),
         phrases.REASONS["superlative"].format(superlative=word),
         # Which of all objects is leftmost shows at a glance; listing four of ten would not decide it.
@@ -646,10 +685,13 @@ def _affordances(view: _View) -> list[tuple[phrases.Affordance, list[SceneObject
     return options
 
 
-def _function_goal(affordance: phrases.Affordance) -> str:
+def _either(affordance: phrases.Affordance) -> str:
     categories = affordance.categories
-    named = categories[0] if len(categories) == 1 else phrases.OR.format(*categories)
-    return f"{phrases.an(named)} {affordance.purpose}"
+    return categories[0] if len(categories) == 1 else phrases.OR.format(*categories)
+
+
+def _function_goal(affordance: phrases.Affordance) -> str:
+    return f"{phrases.an(_either(affordance))} {affordance.purpose}"
 
 
 def _function(view: _View, rng: np.random.Generator) -> _Draft | None:
@@ -660,7 +702,7 @@ def _function(view: _View, rng: np.random.Generator) -> _Draft | None:
     sentence = bool(affordance.questions) and rng.random() < 0.15
     return _Draft(
         _choice(affordance.questions if sentence else affordance.phrases, rng),
-        target,
+        (target,),
         _function_goal(affordance),
         phrases.REASONS["only"],
         [target],
@@ -694,7 +736,7 @@ def _function_modified(view: _View, rng: np.random.Generator) -> _Draft | None:
             phrase = _choice(phrases.FUNCTION_MODIFIERS[modifier], rng).format(
                 f=_choice(affordance.phrases, rng), color=color
             )
-            return _Draft(phrase, target, _function_goal(affordance), reason, ranked, measure=measure)
+            return _Draft(phrase, (target,), _function_goal(affordance), reason, ranked, measure=measure)
     return None
 
 
@@ -743,8 +785,345 @@ def _negation(view: _View, rng: np.random.Generator) -> _Draft | None:
             phrase = _choice(forms, rng).format(color=excluded, noun=_noun(target.category, rng))
             goal = phrases.an(target.category)
             reason = phrases.REASONS["not_color"].format(color=excluded)
-        return _Draft(phrase, target, goal, reason, group)
+        return _Draft(phrase, (target,), goal, reason, group)
     return None
+
+
+# --- all of them ------------------------------------------------------------------------------------------
+
+
+def _all_of(view: _View, rng: np.random.Generator) -> _Draft | None:
+    for build in _weighted_order(_SETS, rng):
+        draft = build(view, rng)
+        if draft is not None:
+            return draft
+    return None
+
+
+def _askable(view: _View, group: Sequence[SceneObject]) -> bool:
+    """Whether the group can be asked for as a whole."""
+    return 1 <= len(group) <= MAX_SET and all(view.is_clear(o) for o in group)
+
+
+def _set_choice(options: list[T], size: Callable[[T], int], rng: np.random.Generator) -> T | None:
+    """One of the options, mostly one of several objects."""
+    several = [option for option in options if size(option) > 1]
+    if several and rng.random() < 0.85:
+        options = several
+    return _choice(options, rng) if options else None
+
+
+def _plural(noun: str) -> str:
+    return phrases.PLURALS[noun] if noun in phrases.PLURALS else noun + "s"
+
+
+def _all_phrase(color: str, noun: str, rng: np.random.Generator) -> str:
+    """noun: a category or "object", in the singular."""
+    spoken = _choice(phrases.ANY_OBJECT, rng) if noun in phrases.ANY_OBJECT else _noun(noun, rng)
+    plural = _plural(spoken)
+    if color:
+        plural = _choice(phrases.ALL_COLORED, rng).format(color=color, noun=plural)
+        spoken = f"{color} {spoken}"
+        if noun in phrases.ANY_OBJECT and rng.random() < 0.3:
+            return _choice(phrases.EVERYTHING_COLORED, rng).format(color=color)
+    return _choice(phrases.ALL_OF, rng).format(plural=plural, noun=spoken)
+
+
+def _all_goal(color: str, noun: str) -> str:
+    return phrases.ALL_GOAL.format(f"{color} {phrases.PLURALS[noun]}".strip())
+
+
+def _all_reason(count: int) -> str:
+    return phrases.REASONS["all"] if count > 1 else phrases.REASONS["only"]
+
+
+def _all_of_category(view: _View, rng: np.random.Generator) -> _Draft | None:
+    groups = [group for group in view.by_category().values() if _askable(view, group)]
+    group = _set_choice(groups, len, rng)
+    if group is None:
+        return None
+    noun = group[0].category
+    return _Draft(
+        _all_phrase("", noun, rng), group, _all_goal("", noun), _all_reason(len(group)), group, plural=True
+    )
+
+
+def _all_of_color(view: _View, rng: np.random.Generator) -> _Draft | None:
+    groups = [group for group in view.by_color().values() if _askable(view, group)]
+    group = _set_choice(groups, len, rng)
+    if group is None:
+        return None
+    color, noun = group[0].color, phrases.ANY_OBJECT[0]
+    phrase, goal = _all_phrase(color, noun, rng), _all_goal(color, noun)
+    return _Draft(phrase, group, goal, _all_reason(len(group)), group, plural=True)
+
+
+def _all_of_colored_category(view: _View, rng: np.random.Generator) -> _Draft | None:
+    options = []
+    for group in view.by_category().values():
+        for color in sorted({o.color for o in group}):
+            targets = [o for o in group if o.color == color]
+            if len(targets) < len(group) <= MAX_SET and _askable(view, targets):
+                options.append((targets, group))
+    option = _set_choice(options, lambda option: len(option[0]), rng)
+    if option is None:
+        return None
+    targets, group = option
+    color, noun = targets[0].color, targets[0].category
+    reason = phrases.REASONS["colors" if len(targets) > 1 else "color"].format(color=color)
+    return _Draft(_all_phrase(color, noun, rng), targets, _all_goal(color, noun), reason, group, plural=True)
+
+
+def _all_of_two(view: _View, rng: np.random.Generator) -> _Draft | None:
+    groups = _shuffled((g for g in view.by_category().values() if _askable(view, g)), rng)
+    for first, second in zip(groups, groups[1:], strict=False):
+        group = [*first, *second]
+        if len(group) > MAX_SET:
+            continue
+        nouns = first[0].category, second[0].category
+        plurals = [_plural(_noun(noun, rng)) for noun in nouns]
+        phrase = _choice(phrases.ALL_OF_TWO, rng).format(first=plurals[0], second=plurals[1])
+        goal = phrases.ALL_GOAL.format(phrases.AND.format(*(phrases.PLURALS[noun] for noun in nouns)))
+        return _Draft(phrase, group, goal, phrases.REASONS["all"], group, plural=True)
+    return None
+
+
+def _all_serving(affordance: phrases.Affordance, rng: np.random.Generator) -> str:
+    """The affordance's phrase, for all that serve it; "" where it has none that can be turned so."""
+    turned = [
+        phrase.replace(one, every, 1)
+        for phrase in affordance.phrases
+        for one, every in phrases.ALL_SERVING.items()
+        if phrase.startswith(one)
+    ]
+    return _choice(turned, rng) if turned else ""
+
+
+def _all_function_goal(affordance: phrases.Affordance) -> str:
+    plurals = [phrases.PLURALS[category] for category in affordance.categories]
+    named = plurals[0] if len(plurals) == 1 else phrases.AND.format(*plurals)
+    return phrases.ALL_GOAL.format(f"{named} {affordance.purpose}")
+
+
+def _all_of_function(view: _View, rng: np.random.Generator) -> _Draft | None:
+    options = [option for option in _affordances(view) if _askable(view, option[1])]
+    option = _set_choice(options, lambda option: len(option[1]), rng)
+    if option is None or not (phrase := _all_serving(option[0], rng)):
+        return None
+    affordance, group = option
+    return _Draft(
+        phrase, group, _all_function_goal(affordance), _all_reason(len(group)), group, plural=True
+    )
+
+
+def _all_of_relation(view: _View, rng: np.random.Generator) -> _Draft | None:
+    """All that clearly stand in a relation to an anchor; whatever else the noun covers clearly does not."""
+    return _sided(view, rng, wanted=True)
+
+
+def _sided(view: _View, rng: np.random.Generator, *, wanted: bool) -> _Draft | None:
+    """A relation in which some of a group stand (asks for all of them), or, not `wanted`, none of it."""
+    anchors = view.anchor_names(rng)
+    for color, noun, members in _relation_groups(view, rng):
+        for anchor, name in anchors:
+            group = [o for o in members if o is not anchor]
+            if anchor.category == noun or not _askable(view, group):
+                continue
+            alike = [o for c in phrases.LOOK_ALIKES.get(noun, ()) for o in view.of_category(c)]
+            similar = [o for o in alike if o is not anchor]
+            for relation in _shuffled(phrases.RELATIONS, rng):
+                targets = _on_the_side(view, group, anchor, relation)
+                in_depth = relation in ("front", "behind")
+                if targets is None or bool(targets) != wanted:
+                    continue
+                if not wanted and _on_the_side(view, similar, anchor, relation) != []:
+                    continue
+                if in_depth and not all(_sayable(o.forward) for o in (anchor, *group)):
+                    continue
+                plural = wanted or rng.random() < 0.25
+                said = _choice(phrases.RELATIONS[relation], rng)
+                condition = phrases.REASONS[relation].format(anchor=name)
+                if plural:
+                    phrase = f"{_all_phrase(color, noun, rng)} {said} {name}"
+                    goal = _all_goal(color, noun)
+                else:
+                    any_object = noun in phrases.ANY_OBJECT
+                    spoken = _choice(phrases.ANY_OBJECT, rng) if any_object else _noun(noun, rng)
+                    phrase = _choice(phrases.RELATION_FORMS, rng).format(
+                        noun=f"{color} {spoken}".strip(), relation=said, anchor=name
+                    )
+                    goal = phrases.an(f"{color} {noun}".strip())
+                return _Draft(
+                    phrase,
+                    targets,
+                    goal,
+                    condition if wanted else phrases.REASONS["none"].format(condition=condition),
+                    group,
+                    anchors=[anchor],
+                    measure=_forward if in_depth else None,
+                    anchors_measured=in_depth,
+                    plural=plural,
+                )
+    return None
+
+
+def _on_the_side(
+    view: _View, group: Sequence[SceneObject], anchor: SceneObject, relation: str
+) -> list[SceneObject] | None:
+    """The group's members that stand in the relation; None where that is not clear of each by the margin."""
+    leads = _leads(view, group, anchor, relation)
+    margin = view.side_margin if relation in ("left", "right") else DEPTH_MARGIN
+    if any(abs(lead) < margin for lead in leads):
+        return None
+    return [o for o, lead in zip(group, leads, strict=True) if lead > 0]
+
+
+_SETS: dict[Callable[[_View, np.random.Generator], _Draft | None], float] = {
+    _all_of_category: 0.3,
+    _all_of_color: 0.2,
+    _all_of_colored_category: 0.15,
+    _all_of_function: 0.15,
+    _all_of_relation: 0.12,
+    _all_of_two: 0.08,
+}
+
+
+# --- what is not there ------------------------------------------------------------------------------------
+
+
+def _none(view: _View, rng: np.random.Generator) -> _Draft | None:
+    for build in _weighted_order(_ABSENCES, rng):
+        draft = build(view, rng)
+        if draft is not None:
+            return draft
+    return None
+
+
+def _absent_category(view: _View, rng: np.random.Generator) -> _Draft | None:
+    present = view.by_category()
+    absent = [
+        category
+        for category in CATEGORIES
+        if not any(c in present for c in (category, *phrases.LOOK_ALIKES.get(category, ())))
+    ]
+    if not absent:
+        return None
+    noun = _choice(absent, rng)
+    color = _choice(training_colors(noun), rng) if rng.random() < 0.3 else ""
+    return _missing(view, color, noun, phrases.REASONS["absent"].format(goal=noun), (), rng)
+
+
+def _absent_color_of_category(view: _View, rng: np.random.Generator) -> _Draft | None:
+    for noun, group in _shuffled(view.by_category().items(), rng):
+        if not _askable(view, group):
+            continue
+        similar = [*group, *(o for c in phrases.LOOK_ALIKES.get(noun, ()) for o in view.of_category(c))]
+        # Of the held-out pairs nothing is ever said, not even that they are not there.
+        colors = [color for color in training_colors(noun) if all(o.color != color for o in similar)]
+        if colors:
+            color = _choice(colors, rng)
+            return _missing(view, color, noun, phrases.REASONS["none"].format(condition=color), group, rng)
+    return None
+
+
+def _absent_color(view: _View, rng: np.random.Generator) -> _Draft | None:
+    absent = [color for color in COLORS if color not in view.by_color()]
+    if not absent:
+        return None
+    color, noun = _choice(absent, rng), phrases.ANY_OBJECT[0]
+    return _missing(view, color, noun, phrases.REASONS["absent"].format(goal=f"{color} {noun}"), (), rng)
+
+
+def _absent_world(view: _View, rng: np.random.Generator) -> _Draft | None:
+    noun = _choice(phrases.STRANGE_NOUNS, rng)
+    color = _choice(COLORS, rng) if rng.random() < 0.2 else ""
+    return _missing(view, color, noun, phrases.REASONS["strange"], (), rng)
+
+
+def _missing(
+    view: _View, color: str, noun: str, reason: str, group: Sequence[SceneObject], rng: np.random.Generator
+) -> _Draft:
+    """Asks for a thing that is not there, in one of the forms in which people ask for things."""
+    strange, any_object = noun in phrases.STRANGE_NOUNS, noun in phrases.ANY_OBJECT
+    goal = phrases.STRANGE_GOAL if strange else phrases.an(f"{color} {noun}".strip())
+    draw = rng.random()
+    if draw < 0.15:
+        goal = goal if strange else _all_goal(color, noun)
+        return _Draft(_all_phrase(color, noun, rng), (), goal, reason, group, plural=True)
+    spoken = _choice(phrases.ANY_OBJECT, rng) if any_object else _noun(noun, rng)
+    anchors = view.anchor_names(rng) if draw < 0.35 else []
+    anchors = [(anchor, name) for anchor, name in anchors if anchor not in group]
+    if anchors:
+        spoken = f"{color} {spoken}".strip()
+        anchor, name = anchors[0]
+        relation = _choice(phrases.RELATIONS[_choice(tuple(phrases.RELATIONS), rng)], rng)
+        form = _choice((*phrases.RELATION_FORMS, *phrases.NEAREST), rng)
+        phrase = form.format(noun=spoken, relation=relation, anchor=name)
+        return _Draft(phrase, (), goal, reason, group, anchors=[anchor])
+    if draw < 0.47:
+        words = [w for w in phrases.SUPERLATIVES if not any_object or w not in ("largest", "smallest")]
+        form = _choice(phrases.SUPERLATIVES[_choice(words, rng)], rng)
+        return _Draft(form.format(noun=f"{color} {spoken}".strip()), (), goal, reason, group)
+    if color:
+        forms = ("{color} {noun}",) if any_object else phrases.COLORED_NOUNS
+        spoken = _choice(forms, rng).format(color=color, noun=spoken)
+    return _Draft(_with_article(spoken, rng), (), goal, reason, group)
+
+
+def _absent_function(view: _View, rng: np.random.Generator) -> _Draft | None:
+    present = view.by_category()
+    absent = [
+        affordance
+        for affordance in phrases.AFFORDANCES
+        if not any(c in present for c in affordance.categories + affordance.arguable + affordance.makeshift)
+    ]
+    if not absent:
+        return None
+    affordance = _choice(absent, rng)
+    reason = phrases.REASONS["absent"].format(goal=_either(affordance))
+    draw = rng.random()
+    if draw < 0.15 and (phrase := _all_serving(affordance, rng)):
+        return _Draft(phrase, (), _all_function_goal(affordance), reason, (), plural=True)
+    goal = _function_goal(affordance)
+    if draw < 0.3 and affordance.questions:
+        return _Draft(_choice(affordance.questions, rng), (), goal, reason, (), sentence=True)
+    phrase = _choice(affordance.phrases, rng)
+    if draw > 0.85:
+        modifier = _choice(("leftmost", "rightmost", "closest", "farthest"), rng)
+        phrase = _choice(phrases.FUNCTION_MODIFIERS[modifier], rng).format(f=phrase)
+    return _Draft(phrase, (), goal, reason, ())
+
+
+def _absent_color_of_function(view: _View, rng: np.random.Generator) -> _Draft | None:
+    for affordance, group in _shuffled(_affordances(view), rng):
+        makeshift = any(c in affordance.makeshift for c in view.by_category())
+        if makeshift or not _askable(view, group):
+            continue
+        common = set.intersection(*(set(training_colors(c)) for c in affordance.categories))
+        colors = sorted(common - {o.color for o in group})
+        if colors:
+            color = _choice(colors, rng)
+            phrase = _choice(phrases.FUNCTION_MODIFIERS["color"], rng).format(
+                f=_choice(affordance.phrases, rng), color=color
+            )
+            reason = phrases.REASONS["none"].format(condition=color)
+            return _Draft(phrase, (), _function_goal(affordance), reason, group)
+    return None
+
+
+def _absent_relation(view: _View, rng: np.random.Generator) -> _Draft | None:
+    return _sided(view, rng, wanted=False)
+
+
+_ABSENCES: dict[Callable[[_View, np.random.Generator], _Draft | None], float] = {
+    _absent_category: 0.25,
+    _absent_color_of_category: 0.25,
+    _absent_color: 0.12,
+    _absent_world: 0.06,
+    _absent_function: 0.12,
+    _absent_color_of_function: 0.06,
+    _absent_relation: 0.14,
+}
 
 
 _BUILDERS: dict[str, Callable[[_View, np.random.Generator], _Draft | None]] = {
@@ -759,4 +1138,6 @@ _BUILDERS: dict[str, Callable[[_View, np.random.Generator], _Draft | None]] = {
     "function": _function,
     "function_modified": _function_modified,
     "negation": _negation,
+    "all_of": _all_of,
+    "none": _none,
 }

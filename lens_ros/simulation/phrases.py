@@ -154,6 +154,40 @@ NOT_CATEGORY = (
     "the {color} {noun} which is not {category}",
 )
 
+# --- all of them ------------------------------------------------------------------------------------------
+
+_SYNONYMS = tuple(noun for others in SYNONYMS.values() for noun in others)
+PLURALS = {**{noun: f"{noun}s" for noun in (*ANY_OBJECT, *CATEGORIES, *_SYNONYMS)}, "box": "boxes"}
+ALL_OF = (
+    "all {plural}",
+    "all the {plural}",
+    "all of the {plural}",
+    "every {noun}",
+    "each {noun}",
+    "the {plural}",
+)
+ALL_COLORED = ("{color} {noun}", "{color} {noun}", "{color} {noun}", "{noun} that are {color}")
+EVERYTHING_COLORED = ("everything {color}", "everything that is {color}")
+ALL_OF_TWO = ("all {first} and {second}", "all the {first} and {second}", "the {first} and the {second}")
+# How a phrase for one thing that serves a purpose becomes one for all of them.
+ALL_SERVING = {"something ": "everything ", "a ": "every "}
+ALL_STATEMENTS = (
+    "i need {}",
+    "i want {}",
+    "i would like {}",
+    "i am looking for {}",
+    "do you see {}",
+    "can you see {}",
+)
+
+# --- what is not there ------------------------------------------------------------------------------------
+
+# Where one of these is in sight, people could take it for what was asked for.
+LOOK_ALIKES = {"mug": ("cup",), "cup": ("mug",), "box": ("cube",), "cube": ("box",), "bowl": ("plate",),
+               "plate": ("bowl",)}  # fmt: skip
+# Things of other worlds. Not in the vocabulary, on purpose: to a small tokenizer they are all the same.
+STRANGE_NOUNS = ("giraffe", "laptop", "phone", "book", "candle", "keyboard", "shoe", "lamp", "pillow", "fork")
+
 # --- functions --------------------------------------------------------------------------------------------
 
 
@@ -163,7 +197,8 @@ class Affordance:
 
     `categories` serve it without doubt; where an object of an `arguable` category is in sight people could
     differ about the answer, so the affordance is not asked for there. `phrases` are noun phrases, `questions`
-    whole sentences; `purpose` completes "looking for a mug or cup ...".
+    whole sentences; `purpose` completes "looking for a mug or cup ...". `makeshift` categories would do where
+    there is nothing better: with one of them in sight nobody can say that nothing serves.
     """
 
     categories: tuple[str, ...]
@@ -171,6 +206,7 @@ class Affordance:
     phrases: tuple[str, ...]
     questions: tuple[str, ...] = ()
     arguable: tuple[str, ...] = ()
+    makeshift: tuple[str, ...] = ()
 
 
 AFFORDANCES = (
@@ -198,6 +234,7 @@ AFFORDANCES = (
         ),
         ("what can i drink coffee from",),
         arguable=("bowl",),
+        makeshift=("can", "bottle"),
     ),
     Affordance(
         ("banana", "apple"),
@@ -211,6 +248,7 @@ AFFORDANCES = (
             "the fruit",
         ),
         ("what can i eat", "i am hungry"),
+        makeshift=("can", "bowl", "box"),
     ),
     Affordance(
         ("banana",),
@@ -234,6 +272,7 @@ AFFORDANCES = (
             "a tool that fits a screw",
         ),
         ("what can i tighten a screw with",),
+        makeshift=("hammer",),
     ),
     Affordance(
         ("hammer",),
@@ -246,6 +285,7 @@ AFFORDANCES = (
             "a tool for hitting nails",
         ),
         ("what can i hit a nail with",),
+        makeshift=("screwdriver",),
     ),
     Affordance(
         ("hammer", "screwdriver"),
@@ -294,6 +334,7 @@ AFFORDANCES = (
             "something to eat cereal from",
         ),
         ("what can i eat cereal from",),
+        makeshift=("mug", "cup", "plate"),
     ),
     Affordance(
         ("plate",),
@@ -306,6 +347,7 @@ AFFORDANCES = (
             "something to serve cake on",
         ),
         ("what can i serve cake on",),
+        makeshift=("bowl", "box"),
     ),
     Affordance(
         ("bowl", "plate"),
@@ -337,6 +379,7 @@ AFFORDANCES = (
             "the toy that bounces",
         ),
         ("what can i play catch with",),
+        makeshift=("apple", "cube"),
     ),
     Affordance(
         ("cube",),
@@ -355,6 +398,7 @@ AFFORDANCES = (
         "to play with",
         ("a toy", "something to play with", "a toy for a child", "something a child can play with"),
         ("what can a child play with",),
+        makeshift=("box", "marker"),
     ),
     Affordance(
         ("bottle",),
@@ -366,6 +410,7 @@ AFFORDANCES = (
             "the thing with a cap",
         ),
         ("what can i carry water in on a trip",),
+        makeshift=("can", "mug", "cup"),
     ),
     Affordance(
         ("can",),
@@ -390,6 +435,7 @@ AFFORDANCES = (
             "the thing to pack a gift in",
         ),
         ("what can i pack a gift in",),
+        makeshift=("bowl", "can", "cube"),
     ),
 )
 
@@ -411,7 +457,18 @@ OBSERVATION = "{color} {category} ( {x} {y} )"
 MEASURED = "{observation} {value} cm"
 CONCLUSION = "so the {color} {category} ( {x} {y} )"
 OR = "{} or {}"
+AND = "{} and {}"
+ALL_GOAL = "all {}"
+STRANGE_GOAL = "an unknown object"
+CONCLUSION_NEXT = " , the {color} {category} ( {x} {y} )"
+CONCLUSION_ALL = "so all {count}"
+CONCLUSION_NOTHING = "so nothing"
 REASONS = {
+    "all": "all of them",
+    "colors": "the {color} ones",
+    "absent": "no {goal} here",
+    "strange": "no such object here",
+    "none": "none is {condition}",
     "only": "only one",
     "color": "the {color} one",
     "not_color": "not {color}",
@@ -432,7 +489,9 @@ _TABLES = (
     RELATIONS, RELATION_FORMS, NEAREST, NEXT_TO, BETWEEN,
     tuple(SUPERLATIVES), SUPERLATIVES, COMPARATIVES, NOT_COLOR, NOT_COLOR_OF_TWO, NOT_CATEGORY,
     AFFORDANCES, FUNCTION_MODIFIERS,
-    GOAL, ANCHORS, OBSERVATION, MEASURED, CONCLUSION, OR, REASONS,
+    PLURALS, ALL_OF, ALL_COLORED, EVERYTHING_COLORED, ALL_OF_TWO, ALL_SERVING, ALL_STATEMENTS,
+    GOAL, ANCHORS, OBSERVATION, MEASURED, CONCLUSION, OR, AND, ALL_GOAL, STRANGE_GOAL,
+    CONCLUSION_NEXT, CONCLUSION_ALL, CONCLUSION_NOTHING, REASONS,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind
+from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind, summarize_nothing
 
 
 def make(kind: str, intersection: int, union: int, **values: object) -> Score:
@@ -35,6 +35,17 @@ def test_rates() -> None:
     assert result["median_seconds"] == 0.1
     by_kind = summarize_by_kind(scores)
     assert list(by_kind) == ["a", "b"] and by_kind["b"]["n"] == 1
+
+
+def test_nothing_there_by_hand() -> None:
+    there, said = {"nothing_there": True}, {"nothing_said": True}
+    right, missed, false = (
+        make("none", 0, 0, **there, **said), make("none", 0, 5, **there), make("a", 1, 2, **said)
+    )  # fmt: skip
+    scores = [right, right, right, missed, false]
+    assert summarize_nothing(scores) == {"precision": 75.0, "recall": 75.0, "questions": 4, "answers": 4}
+    silent = [make("a", 1, 2)]
+    assert summarize_nothing(silent) == {"precision": None, "recall": None, "questions": 0, "answers": 0}
 
 
 def test_nothing_to_summarize() -> None:

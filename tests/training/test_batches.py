@@ -13,10 +13,10 @@ from lens_ros.model import prompts
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import mrope_positions
 from training.config import SuperviseConfig
-from training.data.batches import IGNORED, BatchMaker, BatchPlan, TextPacker
+from training.data.batches import IGNORED, Batch, BatchMaker, BatchPlan, Dialogue, TextPacker
 from training.data.tabletop import TabletopShards
 from training.nano import build_nano
-from training.supervise import SupervisedLoss
+from training.supervise import SupervisedLoss, _coverage
 
 PLAN = BatchPlan(images=3, expressions=3, short=False, simple_share=0.2, box_prompts=2)
 Built = tuple[LensModel, PreTrainedTokenizerFast]
@@ -58,7 +58,7 @@ def test_targets_are_where_the_answer_says(maker: BatchMaker) -> None:
     batch = maker.batch(0, 0, 0, PLAN)
     side = batch.instances.shape[-1]
     for row in range(PLAN.images):
-        for target, box in zip(batch.targets[row], batch.target_boxes[row], strict=True):
+        for [target], box in zip(batch.targets[row], batch.target_boxes[row], strict=True):
             if target == 0:
                 continue
             y, x = np.nonzero(batch.instances[row].numpy() == int(target))
@@ -75,6 +75,53 @@ def test_unknown_words_are_put_into_instructions_alone(built: Built, maker: Batc
     assert not (strewn.labels == unknown).any()
 
 
+def learned(batch: Batch, built: Built) -> list[str]:
+    """The answers in the batch, image by image, as far as they are learned."""
+    assert batch.text is not None
+    ids = batch.text.labels[batch.text.labels != IGNORED]
+    text = built[1].decode(ids).replace(" ", "")
+    return text.split("<|im_end|>")[:-1]
+
+
+def test_all_of_several_objects_are_answered_by_all_their_boxes(built: Built, maker: BatchMaker) -> None:
+    batch = maker.batch(0, 3, 0, dataclasses.replace(PLAN, simple_share=0, all_share=1))
+    targets = [row for image in batch.targets.tolist() for row in image if any(row)]
+    answers = learned(batch, built)
+    assert len(answers) == len(targets)
+    assert max(sum(t > 0 for t in row) for row in targets) > 1
+    for answer, row in zip(answers, targets, strict=True):
+        assert answer.count("bbox_2d") == sum(t > 0 for t in row) >= 1
+    several = (batch.targets > 0).sum(-1) > 1
+    assert (batch.target_boxes[several] == 0).all()
+
+
+def test_what_is_not_there_is_answered_by_nothing(built: Built, maker: BatchMaker) -> None:
+    batch = maker.batch(0, 3, 0, dataclasses.replace(PLAN, simple_share=0, none_share=1))
+    answers = learned(batch, built)
+    assert len(answers) > 5
+    assert all(answer.endswith("sonothing</think><answer>[]</answer>") for answer in answers)
+    assert (batch.targets == 0).all()
+
+
+def test_fast_answers_begin_where_a_user_has_them_begin(built: Built, maker: BatchMaker) -> None:
+    batch = maker.batch(0, 3, 0, dataclasses.replace(PLAN, fast_share=1))
+    answers = learned(batch, built)
+    assert len(answers) > 5
+    assert all(answer.startswith('[{"bbox_2d":[') and "think" not in answer for answer in answers)
+    assert batch.text is not None
+    opening = built[1].encode(prompts.opening("tabletop", think=False), add_special_tokens=False)
+    row, column = (batch.text.labels != IGNORED).nonzero()[0].tolist()
+    assert batch.text.input_ids[row, column - 2 : column + 1].tolist() == opening
+
+
+def test_the_mask_of_several_is_their_union_and_of_none_empty() -> None:
+    instances = torch.zeros(1, 256, 256, dtype=torch.uint8)
+    instances[0, :64], instances[0, 64:128], instances[0, 128:192] = 1, 2, 3
+    several, none = _coverage(instances, torch.tensor([[[1, 3], [0, 0]]]))[0]
+    assert several[:32].min() == several[64:96].min() == 1
+    assert several[32:64].max() == several[96:].max() == none.max() == 0
+
+
 def test_too_few_scenes_are_refused(built: Built, shards: TabletopShards) -> None:
     with pytest.raises(ValueError, match="holds 16 scenes, the configuration asks for 17"):
         BatchMaker(shards, 17, *built)
@@ -84,12 +131,13 @@ def test_packed_rows_equal_single_sequences(built: Built) -> None:
     """Hidden states of each segment and of its queries, against the plain sequence image + text + queries."""
     model, tokenizer = built
     model.eval()
+    fast = prompts.opening("tabletop", think=False)
     dialogues = [
         [
-            ("the red mug", prompts.answer("looking for a mug .", [(1, 2, 30, 40)], ["red mug"])),
-            ("the blue bowl", prompts.answer("so the blue bowl ( 4 5 )", [(9, 9, 99, 99)], ["blue bowl"])),
+            Dialogue("the red mug", prompts.answer("looking for a mug .", [(1, 2, 30, 40)], ["red mug"])),
+            Dialogue("a bowl", prompts.answer("", [(9, 9, 99, 99)], ["blue bowl"]), fast),
         ],
-        [("the leftmost object", prompts.answer("so the ball", [(0, 0, 5, 5)], ["red ball"]))],
+        [Dialogue("the leftmost object", prompts.answer("so the ball", [(0, 0, 5, 5)], ["red ball"]))],
     ]
     images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     packed = TextPacker(model, tokenizer).pack(dialogues, segments=2)
@@ -98,8 +146,8 @@ def test_packed_rows_equal_single_sequences(built: Built) -> None:
         _, visual = model.see(images)
         together = loss_of._read(packed, visual)
         for row, image in enumerate(dialogues):
-            for k, (instruction, answer) in enumerate(image):
-                alone, words = _alone(model, tokenizer, visual[row], instruction, answer)
+            for k, dialogue in enumerate(image):
+                alone, words = _alone(model, tokenizer, visual[row], dialogue.instruction, dialogue.answer)
                 begin = int(packed.queries[row, k])
                 count = model.context.num_queries
                 span = slice(begin - len(words), begin + count)
@@ -108,7 +156,10 @@ def test_packed_rows_equal_single_sequences(built: Built) -> None:
                 )
                 labels = packed.labels[row, begin - len(words) : begin]
                 said = [int(label) for label in labels if label != IGNORED]
-                assert said == words[-len(said) :]  # every answer token is a label, the last included
+                learned = tokenizer.encode(
+                    dialogue.answer.removeprefix(dialogue.opening), add_special_tokens=False
+                )
+                assert said == learned == words[-len(said) :]  # every token that is not given is a label
                 assert int(packed.queries[1, 1]) == -1
 
 

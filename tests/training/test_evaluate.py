@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -78,6 +79,56 @@ def test_a_rejected_mask_counts_for_iou_but_not_as_accepted(lens: Lens) -> None:
     assert not result.accepted and result.iou == 1
 
 
+def several(*boxes: tuple[int, int, int, int]) -> Segmentation:
+    found = [{"bbox_2d": list(box), "label": "red mug"} for box in boxes]
+    said = f"<think>x</think><answer>{json.dumps(found)}</answer>"
+    mask = np.zeros((224, 224), bool)
+    for x1, y1, x2, y2 in boxes:
+        mask[y1:y2, x1:x2] = True
+    instances = (Instance(mask, (0.0, 0.0, 1.0, 1.0), 0.9, "red mug", 1.0),) if boxes else ()
+    return Segmentation("the red mugs", instances, mask, "x", said, True, "", 0, 0, 0, 9, "m")
+
+
+def about(kind: str, *targets: int) -> Question:
+    asked = question()
+    return Question(asked.frame, Expression(kind, "the red mugs", "", "", targets))
+
+
+FIRST, SECOND = (0, 0, 56, 56), (112, 112, 168, 224)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "right", "iou"),
+    [
+        ((FIRST, SECOND), True, 1.0),
+        ((SECOND, FIRST), True, 1.0),
+        ((FIRST,), False, 1 / 3),
+        ((FIRST, FIRST), False, 1 / 3),
+        ((FIRST, SECOND, (180, 0, 200, 20)), False, None),
+        ((), False, 0.0),
+    ],
+)
+def test_all_of_is_right_where_boxes_and_targets_match(
+    lens: Lens, boxes: tuple[tuple[int, int, int, int], ...], right: bool, iou: float | None
+) -> None:
+    result = score(lens, about("all_of", 1, 2), several(*boxes), 0.5)
+    assert result.right_object is right and (result.box_iou > 0.5) is right
+    assert iou is None or result.iou == pytest.approx(iou)
+    assert not result.nothing_there and result.nothing_said is (not boxes)
+
+
+def test_the_right_answer_to_what_is_not_there_is_nothing(lens: Lens) -> None:
+    right = score(lens, about("none"), several(), 0.5)
+    assert right.nothing_there and right.nothing_said and right.right_object and right.iou == 1
+    wrong = score(lens, about("none"), several(FIRST), 0.5)
+    assert wrong.nothing_there and not wrong.nothing_said and not wrong.right_object and wrong.iou == 0
+
+
+def test_nothing_readable_is_not_the_answer_nothing(lens: Lens) -> None:
+    babble = dataclasses.replace(several(), answer="<think>x</think><answer>well</answer>")
+    assert not score(lens, about("none"), babble, 0.5).nothing_said
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_seeds_of_training_are_refused(
     untrained: Path, seed: int, capsys: pytest.CaptureFixture[str]
@@ -102,6 +153,25 @@ def test_writes_all_numbers(opengl: None, untrained: Path, tmp_path: Path) -> No
     assert {"ciou", "giou", "box_acc50", "right_object", "format_rate", "median_seconds"} <= result.keys()
     assert sum(kind["n"] for kind in result["by_kind"].values()) == 5
     assert all({"ciou", "right_object", "format_rate"} <= kind.keys() for kind in result["by_kind"].values())
+
+
+@pytest.mark.parametrize("split", ["all_of", "none"])
+def test_each_split_asks_its_own_questions(opengl: None, split: str) -> None:
+    asked = [q.expression for q in tabletop_questions(43, scenes=4, expressions=12, split=split)]
+    assert asked == [q.expression for q in tabletop_questions(43, scenes=4, expressions=12, split=split)]
+    kinds = [expression.kind for expression in asked]
+    assert kinds.count(split) == (12 if split == "all_of" else 6)
+
+
+def test_the_split_of_what_is_not_there_reports_precision_and_recall(
+    opengl: None, untrained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "numbers.json"
+    arguments = ["--model", str(untrained), "--seed", "31", "--scenes", "1", "--expressions", "2"]
+    assert main([*arguments, "--split", "none", "--fast", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["split"] == "none" and result["fast"] is True
+    assert result["nothing"]["questions"] == 1
 
 
 def test_questions_are_a_pure_function_and_spread_over_scenes(opengl: None) -> None:

@@ -32,9 +32,17 @@ def test_mask_loss_prefers_the_right_mask() -> None:
 
 
 def test_mask_iou() -> None:
-    logits = torch.tensor([[[1.0, 1.0, -1.0]], [[-1.0, -1.0, -1.0]]])
-    target = torch.tensor([[[0.9, 0.1, 0.8]], [[0.0, 0.0, 0.0]]])
-    assert mask_iou(logits, target).tolist() == pytest.approx([1 / 3, 0.0])
+    logits = torch.tensor([[[1.0, 1.0, -1.0]], [[-1.0, -1.0, -1.0]], [[1.0, -1.0, -1.0]]])
+    target = torch.tensor([[[0.9, 0.1, 0.8]], [[0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]])
+    assert mask_iou(logits, target).tolist() == pytest.approx([1 / 3, 1.0, 0.0])
+
+
+def test_where_nothing_is_asked_for_the_empty_mask_is_best() -> None:
+    nothing = torch.zeros(1, 8, 8)
+    speck = nothing.clone()
+    speck[0, 0, 0] = 1
+    assert mask_loss(nothing - 8, nothing) < 0.1
+    assert mask_loss(speck * 16 - 8, nothing) > 0.8
 
 
 def test_words_get_cross_entropy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,19 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lens_ros.model.checkpoint import TIED, load_model, load_tensors, save_model
+from lens_ros.model.network import LensModel
+from lens_ros.model.tokenizer import build_tokenizer
+from lens_ros.simulation.expressions import vocabulary
 from training.checkpoint import load_state
 from training.config import SuperviseConfig, load_config
+from training.nano import nano_config
 from training.supervise import learning_rate_scale, part_of
 
 SMALL = {
     "data_seed": 5, "scenes": 16, "steps": 12, "warmup": 2, "language_from": 2, "full_from": 5,
     "images": 4, "expressions": 2, "segmenter_images": 2, "box_prompts": 2, "processes": 2,
+    "all_share": 0.2, "none_share": 0.2, "fast_share": 0.2,
     "checkpoint_every": 3, "validation_expressions": 0,
 }  # fmt: skip
 
@@ -86,6 +93,35 @@ def test_what_ships_says_where_it_comes_from(finished: Path) -> None:
     assert record["rendered_seeds"] == [2, 5]
     assert record["config"]["steps"] == SMALL["steps"]
     assert record["seconds"] > 0
+
+
+def test_a_run_can_start_from_a_model_that_knows_fewer_words(
+    finished: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    parent = finished / "run" / "model"
+    folder = tmp_path / "parent"
+    model, tokenizer = load_model(parent)
+    words = sorted(set(vocabulary()) - {"all", "nothing"})
+    fewer = build_tokenizer(words)
+    kept = [tokenizer.get_vocab()[word] for word in sorted(fewer.get_vocab(), key=fewer.get_vocab().get)]
+    smaller = LensModel(nano_config(fewer))
+    tensors = {name: t for name, t in model.state_dict().items() if name != TIED}
+    embedding = "reasoner.model.language_model.embed_tokens.weight"
+    tensors[embedding] = tensors[embedding][kept]
+    load_tensors(smaller, tensors, source="here")
+    save_model(smaller, fewer, folder, dtype=torch.float16)
+    shutil.copy(parent / "training.json", folder)
+
+    config = write_config(tmp_path, shard_folder, start_from=str(folder), steps=1, warmup=10**9, seed=1)
+    subprocess.run(command(config), check=True, capture_output=True, timeout=300)
+    began, inherited = weights(tmp_path), weights(finished)
+    changed = [name for name in inherited if not torch.equal(began[name], inherited[name])]
+    assert changed == [embedding]
+    rows = {word: (began[embedding][i], inherited[embedding][i]) for word, i in tokenizer.get_vocab().items()}
+    assert {word for word, (new, old) in rows.items() if not torch.equal(new, old)} == {"all", "nothing"}
+    record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
+    assert record["started_from"]["config"]["steps"] == SMALL["steps"]
+    assert record["config"]["start_from"] == "parent"
 
 
 def test_the_plateau_does_not_depend_on_the_length_of_the_run() -> None:

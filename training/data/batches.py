@@ -47,8 +47,8 @@ class PackedText:
 @dataclass(frozen=True)
 class Batch:
     """``reasoner_images`` and ``segmenter_images`` ``(B, S, S, 3)`` uint8; ``text`` None before language
-    begins; ``targets`` ``(B, K)`` int64 object index per expression (0 for no expression) and
-    ``target_boxes`` ``(B, K, 4)`` float32 fractions; ``boxes``
+    begins; ``targets`` ``(B, K, T)`` int64 object indices per expression, filled up with 0, and
+    ``target_boxes`` ``(B, K, 4)`` float32 fractions, of the expressions with exactly one target; ``boxes``
     ``(B, n, 4)`` fractions of well visible objects for box prompts and ``box_owners`` ``(B, n)`` whose;
     ``instances`` ``(B, S, S)`` uint8 at the segmenter's size."""
 
@@ -70,7 +70,9 @@ class BatchPlan:
     ``expressions``: per image, 0 = none. ``short``: answer with the conclusion only, on the simple kinds only
     (the curriculum's first part). ``simple_share``: how often a simple kind is drawn on purpose.
     ``box_prompts``: per image. ``unknown_words``: how often an instruction gets a word that the tokenizer
-    does not know, at a random place: people say more than a small vocabulary holds.
+    does not know, at a random place: people say more than a small vocabulary holds. ``all_share`` and
+    ``none_share``: how often all of several objects, or something that is not there, is asked for on purpose.
+    ``fast_share``: how often the answer comes without a rationale, as with ``Lens.segment(think=False)``.
     """
 
     images: int
@@ -79,6 +81,9 @@ class BatchPlan:
     simple_share: float
     box_prompts: int
     unknown_words: float = 0.0
+    all_share: float = 0.0
+    none_share: float = 0.0
+    fast_share: float = 0.0
 
 
 class BatchMaker:
@@ -107,14 +112,16 @@ class BatchMaker:
         ]
         boxes, owners = zip(*prompts_per_image, strict=True)
         count = max(1, plan.expressions)
-        targets = np.zeros((plan.images, count), dtype=np.int64)
+        most = max((len(e.targets) for said in expressions for e in said), default=0)
+        targets = np.zeros((plan.images, count, max(1, most)), dtype=np.int64)
         target_boxes = np.zeros((plan.images, count, 4), dtype=np.float32)
         for row, said in enumerate(expressions):
             for k, expression in enumerate(said):
-                targets[row, k] = expression.targets[0]
-                target_boxes[row, k] = fraction_box(instances[row], expression.targets[0])
-        answers = [
-            [self._answer(e, i, o, plan.short) for e in said]
+                targets[row, k, : len(expression.targets)] = expression.targets
+                if len(expression.targets) == 1:
+                    target_boxes[row, k] = fraction_box(instances[row], expression.targets[0])
+        dialogues = [
+            [self._dialogue(e, i, o, rng, plan) for e in said]
             for i, o, said in zip(instances, objects, expressions, strict=True)
         ]
         return Batch(
@@ -124,7 +131,7 @@ class BatchMaker:
             dense=dense_labels(list(instances), list(objects), self._image.reasoner_size),
             boxes=torch.from_numpy(np.stack(boxes)),
             box_owners=torch.from_numpy(np.stack(owners)),
-            text=self._packer.pack(answers, count) if plan.expressions else None,
+            text=self._packer.pack(dialogues, count) if plan.expressions else None,
             targets=torch.from_numpy(targets),
             target_boxes=torch.from_numpy(target_boxes),
         )
@@ -151,8 +158,14 @@ class BatchMaker:
         rng: np.random.Generator,
         plan: BatchPlan,
     ) -> Expression | None:
-        simple = plan.short or rng.random() < plan.simple_share
-        kind = SIMPLE_KINDS[int(rng.integers(len(SIMPLE_KINDS)))] if simple else None
+        kind = None
+        draw = 0.0 if plan.short else rng.random() - plan.simple_share
+        if plan.short or draw < 0:
+            kind = SIMPLE_KINDS[int(rng.integers(len(SIMPLE_KINDS)))]
+        elif draw < plan.all_share:
+            kind = "all_of"
+        elif draw < plan.all_share + plan.none_share:
+            kind = "none"
         said = sample_expression(objects, size, rng, kind=kind, coordinate_extent=self._image.reasoner_size)
         if said is None or plan.unknown_words == 0 or rng.random() >= plan.unknown_words:
             return said
@@ -160,19 +173,32 @@ class BatchMaker:
         words.insert(int(rng.integers(len(words) + 1)), prompts.UNKNOWN)
         return dataclasses.replace(said, text=" ".join(words))
 
-    def _answer(
-        self, said: Expression, instances: np.ndarray, objects: tuple[SceneObject, ...], short: bool
-    ) -> tuple[str, str]:
-        target = next(o for o in objects if o.index == said.targets[0])
-        box = reasoner_box(fraction_box(instances, target.index), self._image.reasoner_size)
-        rationale = said.conclusion if short else said.rationale
-        return said.text, prompts.answer(rationale, [box], [f"{target.color} {target.category}"])
+    def _dialogue(
+        self, said: Expression, instances: np.ndarray, objects: tuple[SceneObject, ...],
+        rng: np.random.Generator, plan: BatchPlan,
+    ) -> Dialogue:  # fmt: skip
+        named = {o.index: f"{o.color} {o.category}" for o in objects}
+        side = self._image.reasoner_size
+        boxes = [reasoner_box(fraction_box(instances, target), side) for target in said.targets]
+        fast = plan.fast_share > 0 and rng.random() < plan.fast_share
+        rationale = "" if fast else said.conclusion if plan.short else said.rationale
+        answer = prompts.answer(rationale, boxes, [named[target] for target in said.targets])
+        return Dialogue(said.text, answer, prompts.opening("tabletop", think=not fast))
 
 
 def reasoner_box(fractions: tuple[float, float, float, float], side: int) -> tuple[int, int, int, int]:
     """A box in fractions of the image, in whole pixels ``0 .. side - 1`` of the reasoner's picture."""
     x1, y1, x2, y2 = (min(side - 1, max(0, round(f * side))) for f in fractions)
     return x1, y1, x2, y2
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """An instruction, its whole answer, and what the answer is made to begin with: given, not learned."""
+
+    instruction: str
+    answer: str
+    opening: str = ""
 
 
 class TextPacker:
@@ -189,10 +215,16 @@ class TextPacker:
         )
         self._queries = model.context_module().num_queries
 
-    def pack(self, dialogues: list[list[tuple[str, str]]], segments: int) -> PackedText:
-        """``dialogues``: per image, pairs of instruction and answer, at most ``segments`` of them."""
+    def pack(self, dialogues: list[list[Dialogue]], segments: int) -> PackedText:
+        """``dialogues``: per image, at most ``segments`` of them."""
         encoded = [
-            [(self._encode(prompts.question(said)), self._encode(answer)) for said, answer in image]
+            [
+                (
+                    self._encode(prompts.question(d.instruction) + d.opening),
+                    self._encode(d.answer.removeprefix(d.opening)),
+                )
+                for d in image
+            ]
             for image in dialogues
         ]
         start = len(self._prefix)
