@@ -36,8 +36,16 @@ setup(
     ],
     extras_require={
         "simulation": ["mujoco>=3.3"],
-        "training": ["matplotlib>=3.8", "mujoco>=3.3"],
-        "test": ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.17", "types-PyYAML", "types-tqdm"],
+        "training": ["matplotlib>=3.8", "mujoco>=3.3", "scipy>=1.11"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pytest>=8",
+            "ruff>=0.17",
+            "trl>=1.16; python_version >= '3.11'",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["lens = lens_ros.cli:main"]},
 )

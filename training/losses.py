@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -9,7 +11,8 @@ SOFT_SIGMA = 1.5  # of the soft labels of number tokens, in units of the number
 
 
 def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 4.0) -> torch.Tensor:
-    """BCE + dice, the segment-level loss of LENS.
+    """BCE + dice with weights for a model born from scratch, at the resolution of the logits.
+    :func:`segmentation_loss` is the same as LENS has it.
 
     Args:
         logits: ``(N, h, w)``.
@@ -27,6 +30,31 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float
     total = probability.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1))
     dice = 1 - (2 * overlap + 1) / (total + 1)
     return 2 * bce + 1.5 * dice.mean()
+
+
+def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """BCE + dice, the segment-level loss of both of LENS's stages (``sam_loss.py``), at the true mask's
+    resolution: BCE is the mean over pixels, dice ``1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1)``.
+
+    Args:
+        logits: ``(N, h, w)``, any float type, with gradient.
+        target: ``(N, H, W)`` bool or float in 0..1.
+
+    Returns:
+        ``(N,)`` float32, one per mask, for the trainer to average: images differ in size.
+    """
+    target = target.float()
+    logits = upsampled(logits, target.shape[-2:])
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
+    probability = logits.sigmoid()
+    overlap = (probability * target).sum(dim=(-2, -1))
+    total = probability.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1))
+    return bce + 1 - (2 * overlap + 1) / (total + 1)
+
+
+def upsampled(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """``(N, h, w)`` to ``(N, *size)`` float32, bilinear, pixel areas (not corners) aligned, as LENS."""
+    return F.interpolate(logits[:, None].float(), tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def mask_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from training.losses import language_loss, mask_iou, mask_loss, soft_number_labels
+from training.losses import language_loss, mask_iou, mask_loss, segmentation_loss, soft_number_labels
 
 FIRST, NUMBERS = 10, 256
 
@@ -29,6 +29,27 @@ def test_mask_loss_prefers_the_right_mask() -> None:
     right = (target * 2 - 1) * 8
     assert mask_loss(right, target) < 0.02
     assert mask_loss(-right, target) > 5
+
+
+def test_segmentation_loss_by_hand() -> None:
+    target = torch.tensor([[[True, False]], [[False, False]]])
+    logits = torch.tensor([[[0.0, 0.0]], [[-2.0, -2.0]]])
+    sure = 1 / (1 + math.exp(2))
+    expected = [math.log(2) + 1 - (2 * 0.5 + 1) / (1 + 1 + 1), -math.log(1 - sure) + 1 - 1 / (2 * sure + 1)]
+    assert segmentation_loss(logits, target).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_segmentation_loss_counts_pixels_of_the_true_mask() -> None:
+    """The border that a coarse mask has between its cells, where the true one has it."""
+    target = torch.zeros(1, 16, 24)
+    target[:, :, :15] = 1
+    logits = torch.tensor([[[3.0, -1.0], [3.0, -1.0]]]) * 20  # upsampled, it changes sign behind column 14
+    beside = torch.zeros(1, 16, 24)
+    beside[:, :, :12] = 1
+    assert segmentation_loss(logits, target) < 0.05 < segmentation_loss(logits, beside)
+    grad = logits.bfloat16().requires_grad_()
+    segmentation_loss(grad, target).sum().backward()
+    assert grad.grad is not None and grad.grad.abs().sum() > 0
 
 
 def test_mask_iou() -> None:
