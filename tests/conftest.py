@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
 
 # Before anything imports rclpy or a message: both read these once.
 os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 99 + 1)
@@ -22,3 +26,13 @@ def opengl() -> None:
         TabletopSimulator().close()
     except SimulatorUnavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def demo_image() -> np.ndarray:
+    """The first image of the demo recording, ``(480, 640, 3)`` uint8 RGB; tests must not change it."""
+    with AnyReader([Path(__file__).parents[1] / "demo" / "tabletop"]) as bag:
+        color = [c for c in bag.connections if c.topic == "/camera/color/image_raw/compressed"]
+        connection, _, raw = next(bag.messages(connections=color))
+        data = bag.deserialize(raw, connection.msgtype).data
+    return cv2.cvtColor(cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from rosbags.highlevel import AnyReader
 
 from lens_ros.evaluation.metrics import summarize
 from lens_ros.lens import Lens
@@ -25,24 +23,14 @@ def lens() -> Lens:
     return Lens.from_pretrained("lens-nano")
 
 
-@pytest.fixture(scope="module")
-def first_image() -> np.ndarray:
-    """Of the demo recording, ``(480, 640, 3)`` uint8 RGB."""
-    with AnyReader([ROOT / "demo" / "tabletop"]) as bag:
-        color = [c for c in bag.connections if c.topic == "/camera/color/image_raw/compressed"]
-        connection, _, raw = next(bag.messages(connections=color))
-        data = bag.deserialize(raw, connection.msgtype).data
-    return cv2.cvtColor(cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
 def demo_objects() -> list[dict]:
     return json.loads((ROOT / "demo" / "scene.json").read_text())["objects"]
 
 
 @pytest.mark.parametrize("item", demo_objects(), ids=lambda o: f"{o['color']}-{o['category']}")
-def test_finds_each_object_of_the_demo_by_name(lens: Lens, first_image: np.ndarray, item: dict) -> None:
+def test_finds_each_object_of_the_demo_by_name(lens: Lens, demo_image: np.ndarray, item: dict) -> None:
     texts: list[str] = []
-    answer = lens.segment(first_image, f"the {item['color']} {item['category']}", on_text=texts.append)
+    answer = lens.segment(demo_image, f"the {item['color']} {item['category']}", on_text=texts.append)
     assert answer.well_formed
     assert answer.reason == ""
     assert answer.instances[0].label == f"{item['color']} {item['category']}"
@@ -60,8 +48,8 @@ def test_answers_on_scenes_it_has_never_seen(opengl: None, lens: Lens) -> None:
     assert result["ciou"] >= 55
 
 
-def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, first_image: np.ndarray) -> None:
-    answer = lens.segment(first_image, "kindly fetch me that gorgeous banana, would you?")
+def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, demo_image: np.ndarray) -> None:
+    answer = lens.segment(demo_image, "kindly fetch me that gorgeous banana, would you?")
     assert answer.well_formed
     assert answer.instances[0].label.endswith("banana")
 

@@ -13,7 +13,6 @@ import pytest
 import tokenizers
 import torch
 from PIL import Image
-from rosbags.highlevel import AnyReader
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
@@ -26,7 +25,6 @@ from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 from lens_ros.model.sam import SamSegmenter, SamSizes
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY_SAM = SamSizes(64, 2, 2, (1,), image_size=256, prompt_width=32)
 # Ids of the golden checkpoint; other tokens are words without a meaning.
 SPECIAL = {
@@ -154,15 +152,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     words.save_pretrained(folder / "qwen")
     torch.save(tiny_sam().sam.state_dict(), folder / "tiny_sam.pth")
     return folder / "qwen", folder / "tiny_sam.pth"
-
-
-@pytest.fixture(scope="module")
-def demo_image() -> np.ndarray:
-    with AnyReader([ROOT / "demo" / "tabletop"]) as bag:
-        color = [c for c in bag.connections if c.topic == "/camera/color/image_raw/compressed"]
-        connection, _, raw = next(bag.messages(connections=color))
-        data = bag.deserialize(raw, connection.msgtype).data
-    return cv2.cvtColor(cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def test_any_qwen_and_a_sam_make_a_model(parts: tuple[Path, Path], tmp_path: Path) -> None:
