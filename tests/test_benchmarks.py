@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,3 +23,17 @@ def test_first_mask_compares_like_with_like(tmp_path: Path) -> None:
         assert row["relative_difference"] < 1e-3
         assert row["ours_tflop"] < row["reference_tflop"]
         assert row["ours_s"] > 0 and row["reference_s"] > 0
+
+
+@pytest.mark.slow
+def test_grpo_step_compares_like_with_like(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "grpo_step.py", "--models", "lens-nano"]
+    options = ["--group", "3", "--tokens", "6", "--repeats", "1", "--json", tmp_path / "numbers.json"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    [row] = json.loads((tmp_path / "numbers.json").read_text())
+    assert row["missing_gradients"] == []
+    assert row["loss_difference"] < 1e-4 and row["gradient_difference"] < 1e-4
+    assert row["ours_tflop"] < row["reference_tflop"] / 1.5
+    assert 0 < row["ours_peak_bytes"] and 0 < row["reference_peak_bytes"]
+    assert row["ours_s"] > 0 and row["reference_s"] > 0

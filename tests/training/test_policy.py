@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -341,29 +344,37 @@ def test_without_adapters_the_policy_is_its_own_reference() -> None:
 STEPS, RATE, RANKS = 2, 0.05, 2
 
 
-def work(rank: int, folder: Path) -> None:
-    """One of two processes: steps on data of its own, under DDP, without ``find_unused_parameters``."""
+def work(rank: int, way: str, folder: Path) -> None:
+    """One of two processes: steps on data of its own, under DDP, without ``find_unused_parameters``, or under
+    FSDP, the language model layer by layer."""
     torch.set_num_threads(1)
     meeting = (folder / "meeting").as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
     model, asked = newborn()
-    policy = DistributedDataParallel(Policy(model))
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=RATE)
+    policy: nn.Module = Policy(model)
+    if way == "ddp":
+        policy = DistributedDataParallel(policy)
+    else:
+        mesh = init_device_mesh("cpu", (RANKS,))
+        for layer in model.language_model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(policy, mesh=mesh)
+    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=RATE)
     for step in range(STEPS):
-        with torch.no_grad():  # a reference in between must not disturb the reducer
+        with torch.no_grad():  # a reference in between must not disturb what is wrapped around
             policy(completions_for(model, asked, seed=0), with_masks=False)
         objective(policy(completions_for(model, asked, seed=10 * step + rank))).backward()
         optimizer.step()
         optimizer.zero_grad()
-    torch.save(model.state_dict(), folder / f"{rank}.pt")
+    state = model.state_dict()
+    whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in state.items()}
+    torch.save(whole, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_stay_equal_and_equal_one_that_averages(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (tmp_path,), nprocs=RANKS)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+@pytest.fixture(scope="module")
+def averaged() -> dict[str, torch.Tensor]:
+    """What one process comes to that averages the gradients of both."""
     model, asked = newborn()
     policy = Policy(model)
     born = copy.deepcopy(model.state_dict())
@@ -374,7 +385,19 @@ def test_two_processes_stay_equal_and_equal_one_that_averages(tmp_path: Path) ->
             (loss / RANKS).backward()
         optimizer.step()
         optimizer.zero_grad()
-    averaged = model.state_dict()
-    assert max((averaged[name] - born[name]).abs().max() for name in born) > 1e-2
+    state = model.state_dict()
+    assert max((state[name] - born[name]).abs().max() for name in born) > 1e-2
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_stay_equal_and_equal_one_that_averages(
+    way: str, averaged: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.multiprocessing.spawn(work, (way, tmp_path), nprocs=RANKS)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first.keys() == averaged.keys()
     for name in first:
         torch.testing.assert_close(first[name], averaged[name], atol=1e-5, rtol=0)
