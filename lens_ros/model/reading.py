@@ -85,10 +85,10 @@ class Reading:
         ).last_hidden_state
 
     def fork(self, rows: int) -> Reading:
-        """An independent copy of a one-row reading, as ``rows`` equal rows."""
+        """An independent copy with every row ``rows`` times, in a run. Gradients flow through it."""
         other = copy.copy(self)
         other._cache = DynamicCache(config=self._language_model.config)
-        for index, layer in enumerate(self._cache.layers):  # unlike a deep copy, gradients flow
+        for index, layer in enumerate(self._cache.layers):  # a deep copy would cut gradients
             keys, values = (t.repeat_interleave(rows, dim=0) for t in (layer.keys, layer.values))
             other._cache.update(keys, values, index)
         other._mask = self._mask.repeat_interleave(rows, dim=0)
