@@ -21,7 +21,6 @@ import copy
 import dataclasses
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -215,10 +214,16 @@ def peak_memory(flow: str, name: str, group: int, tokens: int, device: str) -> i
         before = torch.cuda.memory_allocated()
         FLOWS[flow](model, other, task)
         return torch.cuda.max_memory_allocated() - before
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = _resident("VmRSS")
     FLOWS[flow](model, other, task)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak - pages * resource.getpagesize()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process, now (``VmRSS``) or at most so far (``VmHWM``; unlike getrusage's, it does not
+    begin with what the parent had)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 def memory_of(flow: str, *settings: Any) -> int:

@@ -319,6 +319,25 @@ def test_checkpointing_the_vision_tower_changes_nothing() -> None:
         torch.testing.assert_close(gradient, wanted[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("way", ["autocast", "weights"])
+def test_bfloat16_works_with_float32_probabilities(way: str) -> None:
+    model, asked = newborn()
+    completions = completions_for(model, asked, seed=8)
+    policy = Policy(model)
+    with torch.no_grad():
+        exact = policy(completions)
+    if way == "weights":
+        model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        judged = policy(completions)
+    objective(judged).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert judged.log_probs.dtype == judged.entropy.dtype == torch.float32
+    torch.testing.assert_close(judged.log_probs, exact.log_probs, atol=0.2, rtol=0)
+    agreement = ((judged.masks > 0) == (exact.masks > 0)).float().mean()
+    assert agreement > 0.9
+
+
 def test_without_adapters_the_policy_is_its_own_reference() -> None:
     peft = pytest.importorskip("peft")
     model, asked = newborn()
