@@ -56,7 +56,7 @@ def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, demo_image: n
 
 def test_the_record_names_the_committed_configuration() -> None:
     record = json.loads((find_model("lens-nano") / "training.json").read_text())
-    committed = load_config(ROOT / "training" / "configs" / "nano.yaml", [])
+    committed = load_config(ROOT / "training" / "configs" / "nano_continue.yaml", [])
     folders = {"data": committed.data, "out": committed.out}
     assert SuperviseConfig(**record["config"], **folders) == committed
 
