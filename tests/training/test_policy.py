@@ -419,4 +419,5 @@ def test_two_processes_stay_equal_and_equal_one_that_averages(
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert first.keys() == averaged.keys()
     for name in first:
-        torch.testing.assert_close(first[name], averaged[name], atol=1e-5, rtol=0)
+        # Gradients are summed in another order, and differ by more on some machines than on others.
+        torch.testing.assert_close(first[name], averaged[name], atol=1e-4, rtol=0)
