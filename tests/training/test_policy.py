@@ -420,4 +420,4 @@ def test_two_processes_stay_equal_and_equal_one_that_averages(
     assert first.keys() == averaged.keys()
     for name in first:
         # Gradients are summed in another order, and differ by more on some machines than on others.
-        torch.testing.assert_close(first[name], averaged[name], atol=1e-4, rtol=0)
+        torch.testing.assert_close(first[name], averaged[name], atol=3e-5, rtol=0)
