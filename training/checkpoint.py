@@ -1,8 +1,9 @@
 """Checkpoints of a training run: everything that the next step depends on, so that resuming is exact.
 
-``OUT/checkpoints/step-000100/`` is whole or not there at all: it is written under another name and renamed, and
-goes by being renamed again. ``OUT/checkpoints/last`` is a link to the newest. Accelerate writes and reads what
-is in them (module and optimisers, sharded or not); nothing is ever unpickled but tensors and plain values.
+``OUT/checkpoints/step-000100/`` is whole or not there at all: it is written under another name and renamed,
+and goes by being renamed again. ``OUT/checkpoints/last`` is a link to the newest. Accelerate writes and reads
+what is in them (module and optimisers, sharded or not); nothing is ever unpickled but tensors and plain
+values.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """The one training loop, on accelerate. A program says what is trained (:class:`Task`), this does the rest:
 processes and devices, gradient accumulation, schedule, checkpoints, metrics, evaluation, export.
 
-Started by itself, a program runs on one GPU, or on a CPU in ``config.processes`` processes of one thread each.
-Started by a launcher (``accelerate launch -m training.supervise CONFIG``, torchrun) it is one of its processes,
-wrapped as the launcher was told to: DDP, FSDP, DeepSpeed. The last two take a task with one optimiser.
+Started by itself, a program runs on one GPU, or on a CPU in ``config.processes`` processes of one thread
+each. Started by a launcher (``accelerate launch -m training.supervise CONFIG``, torchrun) it is one of its
+processes, wrapped as the launcher was told to: DDP, FSDP, DeepSpeed. The last two take a task with one
+optimiser.
 
 In ``config.out``: ``checkpoints/`` (:mod:`training.checkpoint`), ``metrics.jsonl`` and ``tensorboard/``
-(:mod:`training.progress`), ``pictures/step-000500.jpg`` of the first answers of an evaluation, ``best``, a link
-to the exported model with the highest mask cIoU in evaluation, and ``model/``, what the last step came to.
+(:mod:`training.progress`), ``pictures/step-000500.jpg`` of the first answers of an evaluation, ``best``, a
+link to the exported model with the highest mask cIoU in evaluation, and ``model/``, what the last step came
+to.
 """
 
 from __future__ import annotations

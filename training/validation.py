@@ -60,7 +60,5 @@ def best_so_far(best: Path, config: RunConfig) -> float:
     if not record.exists():
         return float("-inf")
     told = json.loads(record.read_text(encoding="utf-8"))
-    same = all(
-        told["config"][f] == getattr(config, f) for f in ("validation_seed", "validation_expressions")
-    )
+    same = all(told["config"][f] == getattr(config, f) for f in ("validation_seed", "validation_expressions"))
     return told["evaluation"][SCORE] if same else float("-inf")

@@ -30,6 +30,7 @@ class SmallConfig(RunConfig):
     lr: float = 1.0e-2
     noise: float = 0.1
     slow: float = 0.0  # seconds that a turn takes
+    plain: bool = False  # plain gradient descent, which does not blow up what rounding does
 
 
 def small(folder: Path, **values: Any) -> SmallConfig:
@@ -66,6 +67,8 @@ class SmallTask(Task):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         trained = [p for p in self.module.parameters() if p.requires_grad]
+        if self.config.plain:
+            return {"sgd": torch.optim.SGD(trained, lr=self.config.lr)}
         matrices = [p for p in trained if p.ndim == 2]
         return {
             "adam": torch.optim.AdamW([p for p in trained if p.ndim != 2], lr=self.config.lr),
