@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
+
+from training.data.examples import Mix
+from training.lora import LoraConfig
+from training.parts import Part
 
 C = TypeVar("C", bound="RunConfig")
 
@@ -125,6 +129,28 @@ class SuperviseConfig(RunConfig):
     muon_lr: float = 1.5e-3
     weight_decay: float = 0.02
     dense_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class AlignConfig(RunConfig):
+    """Alignment of the context module to a trained reasoner (``start_from``).
+
+    Attributes:
+        fresh_context: begin with a context module that has learned nothing.
+        train: the parts that move; the paper's stage 1 moves the context module alone.
+        lora: adapters in the language model besides; None for none.
+        images: per step, of all processes and parts together; one instruction each.
+        mix: what is asked for.
+        lr: peak learning rate.
+    """
+
+    train: tuple[Part, ...] = ("context",)
+    lora: LoraConfig | None = None
+    fresh_context: bool = False
+    images: int = 16
+    mix: Mix = field(default_factory=Mix)
+    lr: float = 3.0e-4
+    weight_decay: float = 0.0
 
 
 def load_config(kind: type[C], path: Path, overrides: list[str]) -> C:
