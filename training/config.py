@@ -33,6 +33,7 @@ class SuperviseConfig:
         processes: data-parallel processes of one thread each; the gradients are averaged.
         box_prompts: box-prompted masks per image for the segmenter.
         simple_share: share of simple expressions in the full mix.
+        hard_share: share, in the full mix, of the kinds that are hardest to learn, drawn on purpose.
         all_share, none_share: shares of instructions, in the full mix, that ask for all of several objects,
             and for what is not there.
         fast_share: share of answers, in the full mix, without a rationale.
@@ -60,6 +61,7 @@ class SuperviseConfig:
     simple_share: float = 0.2
     all_share: float = 0.0
     none_share: float = 0.0
+    hard_share: float = 0.0
     fast_share: float = 0.0
     unknown_words: float = 0.15
     unknown_from: int = 2000

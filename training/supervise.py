@@ -218,6 +218,7 @@ def part_of(step: int, config: SuperviseConfig) -> _Part:
         unknown_words=config.unknown_words if step >= config.unknown_from else 0.0,
         all_share=config.all_share if full else 0.0,
         none_share=config.none_share if full else 0.0,
+        hard_share=config.hard_share if full else 0.0,
         fast_share=config.fast_share if full else 0.0,
     )
     return _Part(plan, with_queries=full)
