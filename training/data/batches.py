@@ -70,11 +70,11 @@ class BatchPlan:
 
     ``expressions``: per image, 0 = none. ``short``: answer with the conclusion only, on the simple kinds only
     (the curriculum's first part). ``simple_share``, ``hard_share``: how often a simple kind, or one of those
-    that are hardest to learn, is drawn on purpose. ``box_prompts``: per image. ``unknown_words``: how often an
-    instruction gets a word that the tokenizer does not know, at a random place: people say more than a small
-    vocabulary holds. ``all_share`` and ``none_share``: how often all of several objects, or something that is
-    not there, is asked for on purpose. ``fast_share``: how often the answer comes without a rationale, as with
-    ``Lens.segment(think=False)``.
+    that are hardest to learn, is drawn on purpose. ``box_prompts``: per image. ``unknown_words``: how often
+    an instruction gets a word that the tokenizer does not know, at a random place: people say more than a
+    small vocabulary holds. ``all_share`` and ``none_share``: how often all of several objects, or something
+    that is not there, is asked for on purpose. ``fast_share``: how often the answer comes without a
+    rationale, as with ``Lens.segment(think=False)``.
     """
 
     images: int
