@@ -1,25 +1,118 @@
-"""Checkpoints of a training run: everything that the next step depends on, so that resuming is exact."""
+"""Checkpoints of a training run: everything that the next step depends on, so that resuming is exact.
+
+``OUT/checkpoints/step-000100/`` is whole or not there at all: it is written under another name and renamed,
+and goes by being renamed again. ``OUT/checkpoints/last`` is a link to the newest. Accelerate writes and reads
+what is in them (module and optimisers, sharded or not); nothing is ever unpickled but tensors and plain
+values.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
+from accelerate import Accelerator
+from torch import nn
 
-STATE = "state.pt"
+from training.config import RunConfig, plain, save_config
 
-
-def save_state(folder: Path, **state: Any) -> None:
-    """Writes ``folder/state.pt`` so that a kill at any moment leaves the old or the new one, whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (STATE + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, folder / STATE)
+CONFIG, PROGRESS = "config.yaml", "progress.json"
+_NAME = "step-{:06d}"
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """What :func:`save_state` wrote, or None for a new run."""
-    path = folder / STATE
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+@dataclass(frozen=True)
+class Progress:
+    """``step`` optimiser steps are done, and ``seconds`` were spent on them."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """Those of one run. Every process of the run calls every method, at the same moment."""
+
+    def __init__(self, accelerator: Accelerator, config: RunConfig) -> None:
+        self._accelerator, self._config = accelerator, config
+        self._folder = Path(config.out) / "checkpoints"
+        accelerator.register_save_state_pre_hook(self._as_if_alone)
+        accelerator.register_load_state_pre_hook(self._unwrapped)
+
+    def save(self, progress: Progress) -> None:
+        """Writes a checkpoint and lets the oldest go; a kill at any moment costs this one, no other."""
+        name = _NAME.format(progress.step)
+        partial = self._folder / f".{name}"
+        # Their own file format: safetensors would complain about the tied head each time.
+        self._accelerator.save_state(str(partial), safe_serialization=False)
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            save_config(self._config, partial / CONFIG)
+            (partial / PROGRESS).write_text(json.dumps(vars(progress)), encoding="utf-8")
+            os.replace(partial, self._folder / name)
+            point(self._folder / "last", name)
+            for old in finished(self._folder)[: -self._config.keep_checkpoints]:
+                hidden = old.with_name(f".{old.name}")
+                os.replace(old, hidden)
+                shutil.rmtree(hidden)
+
+    def resume(self) -> Progress:
+        """Puts the newest checkpoint, if there is one, into what accelerate has prepared.
+
+        Raises:
+            ValueError: it belongs to a run with another configuration; the message names the fields.
+        """
+        if self._accelerator.is_main_process:
+            for leftover in self._folder.glob(".step-*"):
+                shutil.rmtree(leftover)
+        self._accelerator.wait_for_everyone()
+        whole = finished(self._folder)
+        if not whole:
+            return Progress()
+        newest = whole[-1]
+        changed = _changes(newest, self._config)
+        self._accelerator.load_state(str(newest))
+        if changed:
+            told = "; ".join(f"{name}: {old!r}, now {new!r}" for name, (old, new) in changed.items())
+            self._accelerator.print(f"{newest}: resumed with {told}")
+        return Progress(**json.loads((newest / PROGRESS).read_text(encoding="utf-8")))
+
+    def _as_if_alone(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
+        """Names without those of the wrapper, so that another number of processes can go on."""
+        weights[:] = [self._accelerator.unwrap_model(model).state_dict() for model in models[: len(weights)]]
+
+    def _unwrapped(self, models: list[nn.Module], folder: str) -> None:
+        models[:] = [self._accelerator.unwrap_model(model) for model in models]
+
+
+def finished(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def point(link: Path, name: str) -> None:
+    """Makes ``link`` a link to its neighbour ``name``; at every moment it is the old or the new one."""
+    fresh = link.with_name(f".{link.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    os.replace(fresh, link)
+
+
+def _changes(checkpoint: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    before = yaml.safe_load((checkpoint / CONFIG).read_text(encoding="utf-8"))
+    now = plain(config)
+    changed = {
+        name: (before.get(name), now.get(name))
+        for name in [*now, *(before.keys() - now.keys())]
+        if before.get(name) != now.get(name)
+    }
+    if refused := [name for name in changed if name not in config.FREE_ON_RESUME]:
+        told = "; ".join(f"{name} was {changed[name][0]!r}, is {changed[name][1]!r}" for name in refused)
+        raise ValueError(
+            f"{checkpoint} belongs to a run with another configuration ({told}). Use another 'out' for "
+            "another run; its 'start_from' can be a model that this one exported"
+        )
+    return changed

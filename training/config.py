@@ -1,36 +1,108 @@
-"""Typed configuration of the training programs: a YAML file, overridden by ``field=value`` arguments."""
+"""Typed configurations of the training programs: a YAML file, overridden by ``a.b=value`` arguments."""
 
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 
+from training.lora import LoraConfig
+from training.parts import Part
+from training.rewards import RewardWeights
+
+C = TypeVar("C", bound="RunConfig")
+
 
 @dataclass(frozen=True)
-class SuperviseConfig:
-    """Supervised training, of a model born from scratch or of one that was trained before.
+class RunConfig:
+    """What every training program has (:mod:`training.loop`).
 
-    The learning rate warms up, stays, and falls linearly to zero over the last ``cooldown`` of all steps.
+    The learning rates warm up linearly, stay, and fall to zero over the last ``cooldown`` of all steps: a run
+    can be lengthened after the fact, since the plateau does not depend on its length.
 
     Attributes:
         data: folder of shards from ``training.data.tabletop``.
+        out: folder of the run: checkpoints, metrics, pictures, exported weights.
         data_seed: seed of those scenes; recorded with the weights, so that evaluation can refuse it.
         scenes: how many of them are used.
-        out: folder of the run: checkpoints, metrics, exported weights.
         seed: of initialisation and batches.
-        start_from: name or folder of a model whose weights the run begins with (words that it does not know
-            start anew, and so does what does not ship: the heads of the dense losses, the optimisers); "" for
-            none.
+        start_from: name or folder of a model whose weights the run begins with; "" for none.
         steps: optimiser steps in all.
+        warmup: steps.
+        cooldown: share of ``steps``, 0 to 1; 1 falls from the beginning, 0 never.
+        schedule: shape of the fall, a straight line or half a cosine.
+        accumulate: parts of an optimiser step, one after another in each process; gradients are averaged.
+        bf16: forward passes under bfloat16 autocast; weights and optimisers stay float32.
+        clip_norm: largest norm of all gradients together; 0 for no limit.
+        checkpoint_every, evaluate_every, log_every: steps.
+        keep_checkpoints: how many of the newest stay.
+        validation_seed, validation_expressions: of the greedy evaluation during training; 0 expressions for
+            none.
+        processes: data-parallel processes of one thread each, on a CPU. A GPU has one, and a launcher
+            (``accelerate launch``) brings its own number.
+
+    Raises:
+        ValueError: a number that makes no sense; the message names the field.
+    """
+
+    #: What may differ when a run is resumed; anything else would be another run.
+    FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset(
+        {"data", "out", "steps", "cooldown", "schedule", "checkpoint_every", "evaluate_every", "log_every",
+         "keep_checkpoints", "validation_seed", "validation_expressions", "processes"}
+    )  # fmt: skip
+
+    data: str
+    out: str
+    data_seed: int = 1
+    scenes: int = 20480
+    seed: int = 0
+    start_from: str = ""
+    steps: int = 1000
+    warmup: int = 100
+    cooldown: float = 0.5
+    schedule: Literal["linear", "cosine"] = "linear"
+    accumulate: int = 1
+    bf16: bool = True
+    clip_norm: float = 1.0
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    evaluate_every: int = 500
+    log_every: int = 50
+    validation_seed: int = 2
+    validation_expressions: int = 100
+    processes: int = 2
+
+    def __post_init__(self) -> None:
+        for name in (
+            "scenes", "steps", "accumulate", "checkpoint_every", "keep_checkpoints", "evaluate_every",
+            "log_every", "processes",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"field '{name}' must be at least 1, got {getattr(self, name)}")
+        for name in ("data_seed", "seed", "warmup", "validation_seed", "validation_expressions", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"field '{name}' must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"field 'cooldown' is a share of all steps, 0 to 1, got {self.cooldown}")
+
+
+@dataclass(frozen=True)
+class SuperviseConfig(RunConfig):
+    """Supervised training, of a model born from scratch or of one that was trained before.
+
+    Words that the model of ``start_from`` does not know start anew, and so does what does not ship: the heads
+    of the dense losses, the optimisers.
+
+    Attributes:
         language_from, full_from: first step with language (short answers to simple expressions), and with
             all expressions, whole rationales and masks prompted by the context queries.
-        images, expressions: per step (of all processes together), and per image.
+        images, expressions: per step (of all processes and parts together), and per image.
         segmenter_images: of those images, how many the segmenter is trained on.
-        processes: data-parallel processes of one thread each; the gradients are averaged.
         box_prompts: box-prompted masks per image for the segmenter.
         simple_share: share of simple expressions in the full mix.
         hard_share: share, in the full mix, of the kinds that are hardest to learn, drawn on purpose.
@@ -39,19 +111,9 @@ class SuperviseConfig:
         fast_share: share of answers, in the full mix, without a rationale.
         unknown_words: share of instructions that get an unknown word, from step ``unknown_from`` on.
         adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
-        checkpoint_every, evaluate_every: steps.
-        validation_seed, validation_expressions: of the greedy evaluation during training; 0 for none.
     """
 
-    data: str
-    out: str
-    data_seed: int = 1
-    scenes: int = 20480
-    seed: int = 0
-    start_from: str = ""
     steps: int = 4800
-    warmup: int = 100
-    cooldown: float = 0.5
     language_from: int = 400
     full_from: int = 1000
     images: int = 16
@@ -69,36 +131,161 @@ class SuperviseConfig:
     muon_lr: float = 1.5e-3
     weight_decay: float = 0.02
     dense_weight: float = 0.5
-    clip_norm: float = 1.0
-    bf16: bool = True
-    checkpoint_every: int = 100
-    evaluate_every: int = 500
-    validation_seed: int = 2
-    validation_expressions: int = 100
-    processes: int = 2
 
 
-def load_config(path: Path, overrides: list[str]) -> SuperviseConfig:
-    """Reads ``path`` and applies ``field=value`` overrides (values in YAML).
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn, see :class:`~lens_ros.model.generation.Sampling`; the paper's numbers."""
+
+    temperature: float = 0.9
+    top_k: int = 50
+    top_p: float = 0.9
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(RunConfig):
+    """Reinforcement (:mod:`training.reinforce`), stage 2 of the paper.
+
+    Attributes:
+        train: the parts of the model that are trained (:mod:`training.parts`); the paper trains all but SAM's
+            image encoder.
+        lora: adapters in the language model instead of its own weights; None for these.
+        prompts: of a step (of all processes and parts together); each has a group of its own.
+        group: completions per prompt, G.
+        max_new_tokens: of a completion.
+        sampling: how they are drawn.
+        rewards: what each reward weighs.
+        beta: of the KL divergence from the model that the run began with; 0 needs no reference policy.
+        scale_rewards: advantages are divided by the group's standard deviation.
+        grpo_weight, segment_weight: of the two losses in the sum.
+        lr, weight_decay: AdamW, the peak of the learning rate.
+        simple_share, hard_share, all_share, none_share, fast_share, unknown_words: of the instructions, as in
+            :class:`SuperviseConfig`.
+    """
+
+    train: tuple[Part, ...] = ("vision", "language", "context", "prompt_encoder", "mask_decoder")
+    lora: LoraConfig | None = None
+    prompts: int = 8
+    group: int = 8
+    max_new_tokens: int = 160
+    sampling: SamplingConfig = SamplingConfig()
+    rewards: RewardWeights = RewardWeights()
+    beta: float = 0.04
+    scale_rewards: bool = True
+    grpo_weight: float = 1.0
+    segment_weight: float = 1.0
+    lr: float = 5.0e-5
+    weight_decay: float = 0.0
+    simple_share: float = 0.0
+    hard_share: float = 0.15
+    all_share: float = 0.15
+    none_share: float = 0.15
+    fast_share: float = 0.15
+    unknown_words: float = 0.15
+
+
+def load_config(kind: type[C], path: Path, overrides: list[str]) -> C:
+    """Reads ``path`` and applies overrides: ``field=value``, ``block.field=value``, values in YAML.
 
     Raises:
         ValueError: an unknown field, or a value of the wrong type; the message names it.
+        FileNotFoundError: there is no such file.
     """
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold fields and values, got {values!r}")
     for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"'{override}' is not of the form field=value")
-        values[name] = yaml.safe_load(text)
-    types = {f.name: f.type for f in dataclasses.fields(SuperviseConfig)}
-    for name, value in values.items():
-        if name not in types:
-            raise ValueError(f"unknown field '{name}' in {path}; known: {', '.join(types)}")
-        if types[name] == "float" and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif type(value).__name__ != types[name]:
-            raise ValueError(f"field '{name}' must be {types[name]}, got {value!r}")
-    missing = {"data", "out"} - values.keys()
+        _override(values, override)
+    return _block(kind, values, str(path), prefix="")
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Writes what :func:`load_config` reads, every field."""
+    path.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as YAML and JSON know it: blocks are dictionaries, tuples are lists."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"'{override}' is not of the form field=value")
+    *blocks, field = name.split(".")
+    for block in blocks:
+        if values.get(block) is None:
+            values[block] = {}
+        if not isinstance(values[block], dict):
+            raise ValueError(f"'{override}': '{block}' is a single value, it has no fields")
+        values = values[block]
+    try:
+        values[field] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"'{override}': the value is not readable YAML") from error
+
+
+def _block(kind: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:
+    """A dataclass from a dictionary; ``prefix`` is what stands before its fields' names."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in fields:
+            raise ValueError(f"unknown field '{prefix}{name}' in {source}; known: {', '.join(fields)}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-    return SuperviseConfig(**values)
+        raise ValueError(f"{source} lacks {', '.join(prefix + name for name in missing)}")
+    return kind(**{n: _typed(hints[n], v, source, prefix + n) for n, v in values.items()})
+
+
+def _typed(kind: Any, value: Any, source: str, name: str) -> Any:
+    """``value`` as ``kind``: a plain type, a Literal, a tuple of one type, a dataclass, or one of these or
+    None."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (kind,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, dict):
+            return _block(typing.cast(Any, kind), value, source, f"{name}.")
+    elif typing.get_origin(kind) is Literal:
+        if value in typing.get_args(kind):
+            return value
+    elif typing.get_origin(kind) is tuple:
+        if isinstance(value, list):
+            inner = typing.get_args(kind)[0]
+            return tuple(_typed(inner, v, source, f"{name}[{k}]") for k, v in enumerate(value))
+    elif kind is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML takes 1e-3 for a word: it wants 1.0e-3
+        except (TypeError, ValueError):
+            pass
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"field '{name}' must be {_called(kind)}, got {value!r}")
+
+
+def _called(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {_called(typing.get_args(kind)[0])}"
+    if dataclasses.is_dataclass(kind):
+        return "a block of " + ", ".join(f.name for f in dataclasses.fields(kind))
+    return kind.__name__

@@ -1,0 +1,95 @@
+"""Configurations: typed, nested, overridden, written back; what is wrong is named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from training.config import RunConfig, SuperviseConfig, load_config, save_config
+from training.lora import LoraConfig
+from training.rewards import RewardWeights
+
+CONFIGS = sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Nested(RunConfig):
+    rewards: RewardWeights = field(default_factory=RewardWeights)
+    lora: LoraConfig | None = None
+    train: tuple[str, ...] = ("context",)
+    lr: float = 1.0
+
+
+def load(folder: Path, *overrides: str, text: str = "") -> Nested:
+    path = folder / "config.yaml"
+    path.write_text(f"data: d\nout: o\n{text}")
+    return load_config(Nested, path, list(overrides))
+
+
+def test_blocks_lists_and_numbers(tmp_path: Path) -> None:
+    config = load(
+        tmp_path, "rewards.box=0.5", "lora.rank=8", "train=[context, mask_decoder]", "steps=77", "lr=1e-3",
+        text="rewards: {segment: 2}\nschedule: cosine\nlora: {targets: [q_proj]}\n",
+    )  # fmt: skip
+    assert config.rewards == RewardWeights(format=1.0, box=0.5, segment=2.0)
+    assert config.lora == LoraConfig(rank=8, targets=("q_proj",))
+    assert config.train == ("context", "mask_decoder")
+    assert (config.steps, config.lr, config.schedule) == (77, 1e-3, "cosine")
+    assert load(tmp_path, "lora=null", text="lora: {rank: 4}\n").lora is None
+    assert load(tmp_path, "lora.rank=2").lora == LoraConfig(rank=2)
+
+
+def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
+    config = load(tmp_path, "lora.rank=8", "train=[vision]", "clip_norm=0")
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(Nested, tmp_path / "saved.yaml", []) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("stepz=3", "unknown field 'stepz' in .*config.yaml; known: data, out, "),
+        ("rewards.bax=1", "unknown field 'rewards.bax' in .*; known: format, box, segment"),
+        ("steps=many", "'steps' must be int, got 'many'"),
+        ("steps=1.5", "'steps' must be int, got 1.5"),
+        ("steps", "not of the form field=value"),
+        ("bf16=1", "'bf16' must be bool"),
+        ("seed=true", "'seed' must be int, got True"),
+        ("lr=fast", "'lr' must be float, got 'fast'"),
+        ("lr=true", "'lr' must be float, got True"),
+        ("lora.rank=x", "'lora.rank' must be int"),
+        ("lora=8", "'lora' must be a block of rank, alpha, targets, got 8"),
+        ("steps.more=1", "'steps' is a single value"),
+        ("train=context", "'train' must be a list of str, got 'context'"),
+        ("train=[1]", r"'train\[0\]' must be str, got 1"),
+        ("schedule=steep", "'schedule' must be one of 'linear', 'cosine', got 'steep'"),
+        ("steps=0", "'steps' must be at least 1, got 0"),
+        ("cooldown=2", "'cooldown' is a share"),
+        ("clip_norm=-1", "'clip_norm' must not be negative"),
+        ("lr=[", "the value is not readable YAML"),
+    ],
+)
+def test_bad_configuration_is_named(tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        load(tmp_path, override, text="steps: 5\n")
+
+
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for text, told in (
+        ("seed: 1\n", "lacks data, out"),
+        ("[1]", "must hold fields"),
+        ("a: [", "not readable"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=told):
+            load_config(Nested, path, [])
+
+
+def test_what_ships_can_be_read() -> None:
+    assert CONFIGS
+    for path in CONFIGS:
+        if path.stem in ("nano", "nano_continue"):
+            load_config(SuperviseConfig, path, [])

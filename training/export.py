@@ -1,0 +1,69 @@
+"""What a run leaves behind: a model's folder with the record of how it came to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lens_ros.model.checkpoint import find_model, save_model
+from lens_ros.model.network import LensModel
+from training.config import RunConfig, plain
+from training.lora import merged
+from training.progress import METRICS
+
+RECORD = "training.json"
+
+
+def export(
+    model: LensModel,
+    tokenizer: PreTrainedTokenizerFast,
+    config: RunConfig,
+    folder: Path,
+    *,
+    program: str,
+    seconds: float,
+    **more: Any,
+) -> Path:
+    """Writes the model as it ships, float16, adapters merged, with its record (configuration, seeds, time,
+    and ``more``) and its curves. The folder appears when it is whole.
+
+    Args:
+        program: that trained it, such as ``"training.supervise"``.
+        seconds: that training took.
+    """
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(merged(model), tokenizer, partial, dtype=torch.float16)
+    parent = _record(find_model(config.start_from)) if config.start_from else {}
+    record = {
+        "program": program,
+        "seconds": round(seconds),
+        "rendered_seeds": sorted(
+            {config.data_seed, config.validation_seed, *parent.get("rendered_seeds", ())}
+        ),
+        # Without the folders, which mean nothing on another machine.
+        "config": {
+            **{k: v for k, v in plain(config).items() if k not in ("data", "out")},
+            "start_from": Path(config.start_from).name,
+        },
+        **more,
+        **({"started_from": parent} if parent else {}),
+    }
+    (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    shutil.copy(Path(config.out) / METRICS, partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    return folder
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Empty for a model that was not trained here."""
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

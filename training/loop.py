@@ -1,0 +1,395 @@
+"""The one training loop, on accelerate. A program says what is trained (:class:`Task`), this does the rest:
+processes and devices, gradient accumulation, schedule, checkpoints, metrics, evaluation, export.
+
+Started by itself, a program runs on one GPU, or on a CPU in ``config.processes`` processes of one thread
+each. Started by a launcher (``accelerate launch -m training.supervise CONFIG``, torchrun) it is one of its
+processes, wrapped as the launcher was told to: DDP, FSDP, DeepSpeed. The last two take a task with one
+optimiser.
+
+In ``config.out``: ``checkpoints/`` (:mod:`training.checkpoint`), ``metrics.jsonl`` and ``tensorboard/``
+(:mod:`training.progress`), ``pictures/step-000500.jpg`` of the first answers of an evaluation, ``best``, a
+link to the exported model with the highest mask cIoU in evaluation, and ``model/``, what the last step came
+to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import accelerate
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, gather_object
+from torch import distributed, nn
+from transformers import PreTrainedTokenizerFast
+
+from lens_ros.model.checkpoint import TIED, load_tensors
+from lens_ros.model.errors import CheckpointError
+from lens_ros.model.images import visual_grid
+from lens_ros.model.network import LensModel
+from lens_ros.simulation.renderer import SimulatorUnavailable
+from training.checkpoint import Checkpoints, Progress, point
+from training.config import C, RunConfig, load_config
+from training.export import export
+from training.lora import inject
+from training.parts import trained_parameters
+from training.progress import Means, Reporter, Values, mean_of
+from training.validation import SCORE, Validation, best_so_far, save_picture
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One forward and backward pass: part ``part`` of optimiser step ``step`` in process ``rank`` of
+    ``world``."""
+
+    step: int
+    part: int
+    rank: int
+    world: int
+
+    @property
+    def share(self) -> int:
+        """Which of the ``world * accumulate`` shares of the step's batch it trains on: two processes see what
+        one sees in two parts."""
+        return self.part * self.world + self.rank
+
+
+class Task(ABC):
+    """What a program trains, made in every process by a function of the configuration.
+
+    Attributes:
+        model: what is evaluated and exported; its parameters are among those of ``module``.
+        tokenizer: of the model.
+        module: what accelerate wraps; called exactly once per backward pass.
+    """
+
+    program: ClassVar[str]  # recorded with the weights, such as "training.supervise"
+    shown: ClassVar[tuple[str, ...]] = ("loss",)  # metrics beside the progress bar
+    # DDP must be told when a backward pass may not reach every trained parameter; it costs time.
+    find_unused_parameters: ClassVar[bool] = False
+
+    model: LensModel
+    tokenizer: PreTrainedTokenizerFast
+    module: nn.Module
+
+    @property
+    def evaluate_from(self) -> int:
+        """The first step after which the model can be expected to answer."""
+        return 0
+
+    @abstractmethod
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """With their peak learning rates. Called once, when ``module`` is on its device; ``learning_rate`` in
+        the metrics is that of the first."""
+
+    @abstractmethod
+    def loss(self, wrapped: nn.Module, turn: Turn) -> tuple[torch.Tensor, Values]:
+        """Scalar loss and metrics of a turn: a pure function of the configuration, the turn and the weights.
+
+        Called in training mode, under bfloat16 autocast where the configuration asks for it, and with torch's
+        global generators seeded for the turn, so that what draws from them is pure too.
+
+        Args:
+            wrapped: ``module`` as accelerate wrapped it: to be called once, and not under ``no_grad``. For
+                anything else (sampling, a reference) call ``module`` and ``model`` themselves.
+        """
+
+
+def train(task_of: Callable[[C], Task], config: C) -> Path:
+    """Runs or resumes training; returns the folder of the exported model.
+
+    Args:
+        task_of: a class or function at module level: new processes import it.
+
+    Raises:
+        ValueError: the configuration does not fit the data, the model, or the run in ``config.out``. In one
+            of several processes it is ``torch.multiprocessing.ProcessRaisedException``.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if _launched() or torch.accelerator.is_available():
+        return _run(task_of, config)
+    if config.processes > 1:
+        meeting = out / "meeting"  # where the processes find each other; gloo does not clean it up
+        meeting.unlink(missing_ok=True)
+        torch.multiprocessing.spawn(_work, (task_of, config, meeting.resolve()), nprocs=config.processes)
+        return out / "model"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(task_of, config)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _launched() -> bool:
+    """Whether torchrun or ``accelerate launch`` started this process."""
+    return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
+
+
+def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> None:
+    # A parent that dies sends SIGINT to its workers, which a run in the background would ignore.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(config.processes),
+        LOCAL_WORLD_SIZE=str(config.processes),
+        OMP_NUM_THREADS="1",
+    )
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=meeting.as_uri(), rank=rank, world_size=config.processes
+    )
+    _run(task_of, config)
+    distributed.destroy_process_group()
+
+
+def _run(task_of: Callable[[C], Task], config: C) -> Path:
+    """What each process does."""
+    try:
+        return _Run(task_of, config).train()
+    finally:
+        # Accelerate keeps these for ever; another run in this process would be the same one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class _Run:
+    """A process's share of a run."""
+
+    def __init__(self, task_of: Callable[[C], Task], config: C) -> None:
+        cpu = not torch.accelerator.is_available()
+        world = PartialState(cpu=cpu).num_processes
+        config = dataclasses.replace(config, processes=world)
+        self.config: RunConfig = config
+        self.task = task_of(config)
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            gradient_accumulation_steps=config.accumulate,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=self.task.find_unused_parameters)
+            ],
+        )
+        self.task.module.to(self.accelerator.device)
+        optimizers = self.task.optimizers()
+        self.wrapped, *self.optimizers = self.accelerator.prepare(self.task.module, *optimizers.values())
+        self.peaks = [[group["lr"] for group in o.param_groups] for o in optimizers.values()]
+        self.checkpoints = Checkpoints(self.accelerator, config)
+        self.resumed = self.checkpoints.resume()
+        self.started = time.perf_counter() - self.resumed.seconds
+        self.means = Means()
+        self.main = self.accelerator.is_main_process
+        # No validation, no simulator: training itself needs no OpenGL.
+        self.validation = Validation(config) if self.main and config.validation_expressions else None
+        self.reporter: Reporter | None = None
+        if self.main:
+            print(_facts(self.task, self.accelerator, config, self.resumed), flush=True)
+            self.reporter = Reporter(Path(config.out), self.resumed.step, config.steps, self.task.shown)
+
+    def train(self) -> Path:
+        config = self.config
+        for step in range(self.resumed.step, config.steps):
+            self._step(step)
+            done, last = step + 1, step + 1 == config.steps
+            if self.reporter is not None:
+                self.reporter.advance()
+            if done % config.log_every == 0 or last:
+                self._log(done)
+            # Before the checkpoint, or a kill in between would cost the evaluation.
+            if (done % config.evaluate_every == 0 or last) and done > self.task.evaluate_from:
+                self._evaluate(done)
+            if done % config.checkpoint_every == 0 or last:
+                self.checkpoints.save(Progress(done, self._seconds()))
+        model = self._whole_model()
+        if self.reporter is not None:
+            self.reporter.close()
+            self._export(model, Path(config.out) / "model")
+        self.accelerator.wait_for_everyone()
+        return Path(config.out) / "model"
+
+    def _step(self, step: int) -> None:
+        config, accelerator = self.config, self.accelerator
+        began = time.perf_counter()
+        scale = learning_rate_scale(step, config)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+        self.wrapped.train()
+        for part in range(config.accumulate):
+            turn = Turn(step, part, accelerator.process_index, accelerator.num_processes)
+            torch.manual_seed(_seed(config.seed, turn))
+            with accelerator.accumulate(self.wrapped):
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.bf16):
+                    loss, metrics = self.task.loss(self.wrapped, turn)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    self._clip(step)
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            self.means.add({"loss": loss.detach(), **metrics})
+        rate = self.peaks[0][0] * scale
+        self.means.add({"learning_rate": rate, "step_time": time.perf_counter() - began})
+
+    def _clip(self, step: int) -> None:
+        """Raises FloatingPointError before anything that is not a number reaches the weights."""
+        limit = self.config.clip_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        if norm is None:  # DeepSpeed does not say
+            return
+        norm = float(norm)
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradients of step {step} are not finite (norm {norm}); the checkpoints in "
+                f"{self.config.out} are unharmed: go on from them with a lower learning rate, or find out why"
+            )
+        self.means.add({"grad_norm": norm})
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def _log(self, done: int) -> None:
+        sums = gather_object([self.means.take()])
+        if self.reporter is not None:
+            self.reporter.means(done, self._seconds(), mean_of(sums))
+
+    def _evaluate(self, done: int) -> None:
+        if not self.config.validation_expressions:
+            return
+        model = self._whole_model()
+        if self.validation is not None and self.reporter is not None:
+            result, sheet = self.validation.run(model, self.task.tokenizer)
+            out, name = Path(self.config.out), f"step-{done:06d}"
+            save_picture(sheet, out / "pictures" / f"{name}.jpg")
+            self.reporter.evaluation(done, self._seconds(), result, sheet)
+            best = out / "best"
+            if result[SCORE] > best_so_far(best, self.config):
+                exports = out / "exports"
+                self._export(model, exports / name, step=done, evaluation=result)
+                point(best, f"exports/{name}")
+                for other in exports.iterdir():
+                    if other.name != name:
+                        shutil.rmtree(other)
+        self.accelerator.wait_for_everyone()
+
+    def _export(self, model: LensModel, folder: Path, **more: Any) -> None:
+        export(
+            model, self.task.tokenizer, self.config, folder, program=self.task.program,
+            seconds=self._seconds(), **more,
+        )  # fmt: skip
+
+    def _whole_model(self) -> LensModel:
+        """The model with all of its weights: where these are spread over processes, a copy that holds them,
+        which means something in the first process only."""
+        if self.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return self.task.model
+        prefix = next(name for name, m in self.task.module.named_modules() if m is self.task.model)
+        state = self.accelerator.get_state_dict(self.wrapped)
+        if not self.main:
+            return self.task.model
+        whole = LensModel(self.task.model.config)
+        if lora := getattr(self.config, "lora", None):
+            inject(whole, lora)
+        start = f"{prefix}." if prefix else ""
+        tensors = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
+        tensors.pop(TIED, None)
+        load_tensors(whole, tensors, source="the running model")
+        return whole.to(self.accelerator.device)
+
+
+def _seed(seed: int, turn: Turn) -> int:
+    """Of torch's generators, another in every turn."""
+    return int(np.random.SeedSequence([seed, turn.step, turn.share]).generate_state(1)[0])
+
+
+def learning_rate_scale(step: int, config: RunConfig) -> float:
+    """What a step's learning rates are of their peaks: warm-up, plateau, fall to zero."""
+    warm = (step + 1) / config.warmup if config.warmup else 1.0
+    cool = (config.steps - step) / (config.steps * config.cooldown) if config.cooldown else 1.0
+    if config.schedule == "cosine":
+        cool = (1 - math.cos(math.pi * min(1.0, cool))) / 2
+    return min(1.0, warm, cool)
+
+
+def to_device(batch: T, device: torch.device) -> T:
+    """A dataclass of tensors, or of such dataclasses, with every tensor on ``device``."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)  # type: ignore[return-value]
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        moved = {f.name: to_device(getattr(batch, f.name), device) for f in dataclasses.fields(batch)}
+        return dataclasses.replace(batch, **moved)  # type: ignore[return-value]
+    return batch
+
+
+def command_line(
+    program: str,
+    description: str | None,
+    kind: type[C],
+    task_of: Callable[[C], Task],
+    arguments: list[str] | None = None,
+) -> int:
+    """The training program ``python -m PROGRAM CONFIG [field=value ...]``; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description=description,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="YAML file, see training/configs and training/config.py")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="or block.field=value")
+    options = parser.parse_args(arguments)
+    refusals = (ValueError, FileNotFoundError, CheckpointError, SimulatorUnavailable, FloatingPointError)
+    try:
+        folder = train(task_of, load_config(kind, options.config, options.overrides))
+    except refusals as error:
+        told = str(error)
+    except torch.multiprocessing.ProcessRaisedException as error:
+        name, _, told = str(error).strip().splitlines()[-1].partition(": ")
+        if name.rpartition(".")[2] not in {refusal.__name__ for refusal in refusals}:
+            raise
+    else:
+        print("exported", folder)
+        return 0
+    print(f"{program}: {told}", file=sys.stderr)
+    return 2
+
+
+def _facts(task: Task, accelerator: Accelerator, config: RunConfig, resumed: Progress) -> str:
+    """What one wants to know before a long run."""
+    model = task.model
+    side = model.config.image.reasoner_size
+    rows, cols = visual_grid(side, side)
+    tokens = (
+        f"{rows * cols}"
+        if model.config.image.protocol == "square"
+        else f"up to {model.config.image.max_pixels // 28**2}"
+    )
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    trained = trained_parameters(task.module, model)
+    counts = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in trained.items())
+    return "\n".join(
+        (
+            f"{config.out}: step {resumed.step} of {config.steps}; processes: {config.processes} on {name} "
+            f"({accelerator.distributed_type.value}), {'bfloat16' if config.bf16 else 'float32'}",
+            f"torch {torch.__version__}, transformers {transformers.__version__}, accelerate "
+            f"{accelerate.__version__}; attention: {model.reasoner.config._attn_implementation}",
+            f"trained parameters: {counts}; {len(task.tokenizer)} words, {tokens} tokens per image",
+        )
+    )
