@@ -3,8 +3,8 @@
 `sample_expression` says something about the objects of one camera frame, as a person would type it, and
 reasons about it in words: what is looked for, what is there and where, the quantity that decides, the
 conclusion. Most kinds are satisfied by exactly one object. With kind `all_of` one or several satisfy it and
-all are meant; with kind `none` nothing in sight does. Everything comes from the scene's description; no
-picture is needed.
+all are meant; with kind `none` nothing in sight does. The `UNSEEN_KINDS`, of one object each, are kept for
+evaluation. Everything comes from the scene's description; no picture is needed.
 
 An expression is made only where its answer is clear by a margin. Whatever shows at least one pixel counts as
 a possible confusion; an answer or a reference object (anchor) must be well visible. So must everything that
@@ -21,9 +21,18 @@ from lens_ros.simulation.expressions.sampling import (
     KINDS,
     SIMPLE_KINDS,
     SINGLE_KINDS,
+    UNSEEN_KINDS,
     sample_expression,
     vocabulary,
 )
 from lens_ros.simulation.expressions.writing import Expression
 
-__all__ = ["KINDS", "SIMPLE_KINDS", "SINGLE_KINDS", "Expression", "sample_expression", "vocabulary"]
+__all__ = [
+    "KINDS",
+    "SIMPLE_KINDS",
+    "SINGLE_KINDS",
+    "UNSEEN_KINDS",
+    "Expression",
+    "sample_expression",
+    "vocabulary",
+]

@@ -47,12 +47,17 @@ def related(
     lead, target = max(zip(leads, group, strict=True), key=lambda pair: pair[0])
     if lead < margin or sum(value > -margin for value in leads) > 1 or not view.is_clear(target):
         return None
-    # People say it where the relation's own direction prevails, not of something far off to the side.
+    return target if prevails(view, target, anchor, relation) else None
+
+
+def prevails(view: View, target: SceneObject, anchor: SceneObject, relation: str) -> bool:
+    """Whether people say it: where the relation's own direction prevails, not of something far off to the
+    side."""
     if relation in ("left", "right"):
         across = abs(view.center[anchor.index][1] - view.center[target.index][1])
     else:
         across = abs(anchor.lateral - target.lateral)
-    return target if lead >= PREVAILING * across else None
+    return leads_of(view, [target], anchor, relation)[0] >= PREVAILING * across
 
 
 def leads_of(view: View, group: Sequence[SceneObject], anchor: SceneObject, relation: str) -> list[float]:

@@ -21,10 +21,11 @@ class Expression:
     """An instruction about one frame, its answer, and the reasoning that leads there.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `KINDS` or `UNSEEN_KINDS`.
         text: the instruction, as a person would type it; lower case, no final stop, commas attached to words.
         rationale: chain of thought, true of the scene; tokens (words, numbers 0..255, punctuation) separated
-            by single blanks. Ends with `conclusion`.
+            by single blanks. Ends with `conclusion`, and is no more than that for the `UNSEEN_KINDS`, which
+            nobody trains on.
         conclusion: its last clause, for training on short answers: `so the red cup ( 213 159 )`, `so all 3`,
             `so nothing`.
         targets: `SceneObject.index` of the answer, from left to right in the image: exactly one, but 1 to
@@ -44,9 +45,9 @@ class Draft:
 
     phrase: str  # a noun phrase, or a whole sentence where `sentence`
     targets: Sequence[SceneObject]
-    goal: str
-    reason: str
-    candidates: Sequence[SceneObject]  # in the order of competition: the closest rivals first
+    goal: str = ""
+    reason: str = ""  # without one, the rationale is the conclusion alone
+    candidates: Sequence[SceneObject] = ()  # in the order of competition: the closest rivals first
     anchors: Sequence[SceneObject] = ()
     measure: Measure | None = None  # meters, stated of every candidate
     anchors_measured: bool = False
@@ -78,7 +79,7 @@ def write(kind: str, draft: Draft, view: View, rng: np.random.Generator, *, most
     if listed:
         parts.append(" ; ".join(_observe(o, view, draft.measure) for o in listed) + " .")
     conclusion = _conclude(targets, view, everything=all(o in targets for o in draft.candidates))
-    rationale = f"{' '.join(parts)} {draft.reason} . {conclusion}"
+    rationale = f"{' '.join(parts)} {draft.reason} . {conclusion}" if draft.reason else conclusion
     text = draft.phrase if draft.sentence else _request(draft.phrase, rng, plural=draft.plural)
     for color, spelling in phrases.COLOR_SPELLINGS.items():
         if color in text and rng.random() < 0.25:
