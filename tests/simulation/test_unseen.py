@@ -36,13 +36,13 @@ MORE = r"left|right|closer|nearer|farther|larger|bigger|big|smaller|small|little
 PLAIN = rf"(?:{COLOR} )?(?:{CATEGORY}|object|thing|item)"  # what things are called in training
 # What each kind can be recognized by, after `without_synonyms`: the whole phrase.
 FORMS = {
-    "described_anchor": rf"the (.+?)(?: that is)? {PLACE} (the (?!{PLAIN}$).+)",
+    "described_anchor": rf"the (.+?)(?: that is)? {PLACE} (the (?!{PLAIN}$|camera$).+)",
     "function_related": rf"(?!the {PLAIN} that is)(.+?)(?:, the one| that is) {PLACE} {ANCHOR}",
     "inverse_relation": rf"the (.+) (?:that {ANCHOR} is (?:{SIDE})|with {ANCHOR} (?:in (front)|(behind)))",
     "two_relations": rf"the (.+?)(?: that is)? (?:{SIDE}) {ANCHOR} and (?:{SIDE}) {ANCHOR}",
     "negated_relation": rf"the ({CATEGORY}) (?:that|which) is not (?:{SIDE}) {ANCHOR}",
     "between_modified": rf"the ((?:{COLOR}|{MOST}) .+?)(?: that is)?(?: in)? between {ANCHOR} and {ANCHOR}",
-    "comparison": rf"the ({CATEGORY})(?: that is)? (.+) than the ({COLOR}) one",
+    "comparison": rf"the ({CATEGORY})(?: that is)? (?!other)(.+) than the ({COLOR}) one",
     "question": rf"what is (.+)|which ({CATEGORY}) is (.+)",
 }
 RELATIVE = {"left": "right", "right": "left", "front": "behind", "behind": "front"}
