@@ -111,6 +111,8 @@ class SuperviseConfig(RunConfig):
         fast_share: share of answers, in the full mix, without a rationale.
         unknown_words: share of instructions that get an unknown word, from step ``unknown_from`` on.
         adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
+        dense_weight: of the losses from dense labels; 0 for a model that was trained before and whose vision
+            must not be disturbed by heads that start anew.
     """
 
     steps: int = 4800

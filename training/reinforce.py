@@ -1,10 +1,10 @@
 """Stage 2 of LENS, reinforcement: ``python -m training.reinforce CONFIG [field=value ...]``.
 
-A step draws G completions of every prompt from the policy as it is, reads them again in one forward pass that
-gives log-probabilities and masks, rewards each for its form, its boxes and its own mask, and takes one step on
-the sum of GRPO and segmentation loss (arXiv 2508.14153, section 3). All members of a group answer the same
-instruction, and rollout, policy and reference use one position scheme, so that the KL divergence begins at 0;
-the mask decoder goes on from what it was. (In the reference's code these differ; see docs/training.md.)
+A step draws G completions of every prompt from the policy as it is, reads them again in one forward pass
+that gives log-probabilities and masks, rewards each for its form, its boxes and its own mask, and takes one
+step on the sum of GRPO and segmentation loss (arXiv 2508.14153, section 3). All members of a group answer the
+same instruction, and rollout, policy and reference use one position scheme, so that the KL divergence begins
+at 0; the mask decoder goes on from what it was. (In the reference's code these differ: docs/training.md.)
 """
 
 from __future__ import annotations
