@@ -122,11 +122,9 @@ def compared(
     """Numbers by model and split; ``unseen`` pools the questions of all unseen splits."""
     by_model = {}
     for name, of_splits in scores.items():
-        pooled: dict[str, list[Score]] = {
-            **of_splits,
-            "unseen": [score for split in UNSEEN for score in of_splits[split]],
-        }
-        by_model[name] = {split: summarize(found) for split, found in pooled.items()}
+        summaries: dict[str, dict[str, float]] = {split: summarize(of_splits[split]) for split in SPLITS}
+        summaries["unseen"] = summarize([score for split in UNSEEN for score in of_splits[split]])
+        by_model[name] = summaries
     records = {name: json.loads((folder / "model" / RECORD).read_text()) for name, folder in folders.items()}
     return {
         "start": Path(options.start).name,

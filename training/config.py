@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 
+from training.data.examples import Mix
 from training.lora import LoraConfig
 from training.parts import Part
 from training.rewards import RewardWeights
@@ -136,6 +137,28 @@ class SuperviseConfig(RunConfig):
 
 
 @dataclass(frozen=True)
+class AlignConfig(RunConfig):
+    """Alignment of the context module to a trained reasoner (``start_from``).
+
+    Attributes:
+        fresh_context: begin with a context module that has learned nothing.
+        train: the parts that move; the paper's stage 1 moves the context module alone.
+        lora: adapters in the language model besides; None for none.
+        images: per step, of all processes and parts together; one instruction each.
+        mix: what is asked for.
+        lr: peak learning rate.
+    """
+
+    train: tuple[Part, ...] = ("context",)
+    lora: LoraConfig | None = None
+    fresh_context: bool = False
+    images: int = 16
+    mix: Mix = field(default_factory=Mix)
+    lr: float = 3.0e-4
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """How completions are drawn, see :class:`~lens_ros.model.generation.Sampling`; the paper's numbers."""
 
@@ -152,7 +175,8 @@ class ReinforceConfig(RunConfig):
         train: the parts of the model that are trained (:mod:`training.parts`); the paper trains all but SAM's
             image encoder.
         lora: adapters in the language model instead of its own weights; None for these.
-        prompts: of a step (of all processes and parts together); each has a group of its own.
+        mix: what is asked for.
+        prompts: of a step, of all processes and parts together; each has a group of its own.
         group: completions per prompt, G.
         max_new_tokens: of a completion.
         sampling: how they are drawn.
@@ -160,30 +184,23 @@ class ReinforceConfig(RunConfig):
         beta: of the KL divergence from the model that the run began with; 0 needs no reference policy.
         scale_rewards: advantages are divided by the group's standard deviation.
         grpo_weight, segment_weight: of the two losses in the sum.
-        lr, weight_decay: AdamW, the peak of the learning rate.
-        simple_share, hard_share, all_share, none_share, fast_share, unknown_words: of the instructions, as in
-            :class:`SuperviseConfig`.
+        lr: peak learning rate.
     """
 
     train: tuple[Part, ...] = ("vision", "language", "context", "prompt_encoder", "mask_decoder")
     lora: LoraConfig | None = None
+    mix: Mix = field(default_factory=Mix)
     prompts: int = 8
     group: int = 8
     max_new_tokens: int = 160
-    sampling: SamplingConfig = SamplingConfig()
-    rewards: RewardWeights = RewardWeights()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rewards: RewardWeights = field(default_factory=RewardWeights)
     beta: float = 0.04
     scale_rewards: bool = True
     grpo_weight: float = 1.0
     segment_weight: float = 1.0
     lr: float = 5.0e-5
     weight_decay: float = 0.0
-    simple_share: float = 0.0
-    hard_share: float = 0.15
-    all_share: float = 0.15
-    none_share: float = 0.15
-    fast_share: float = 0.15
-    unknown_words: float = 0.15
 
 
 def load_config(kind: type[C], path: Path, overrides: list[str]) -> C:

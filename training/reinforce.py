@@ -10,16 +10,20 @@ at 0; the mask decoder goes on from what it was. (In the reference's code these 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lens_ros.model import prompts
+from lens_ros.model.answers import Answer, Box, extent, parse_answer
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.generation import Sampling
 from training.config import ReinforceConfig
-from training.data.batches import BatchPlan
-from training.data.prompted import Prompted, Prompter
+from training.data.examples import Example, Examples, taught
 from training.data.tabletop import TabletopShards
 from training.grpo import completion_metrics, group_advantages, grpo_loss, reward_metrics, token_mean
 from training.loop import Task, Turn, command_line, to_device
@@ -29,7 +33,7 @@ from training.parts import freeze_all_but
 from training.policy import Completions, Judged, Policy, without_adapters
 from training.progress import Values
 from training.rewards import box_reward, combine, format_reward, segment_reward
-from training.rollout import Rollout, roll_out
+from training.rollout import roll_out, texts
 
 
 class Reinforce(Task):
@@ -54,49 +58,38 @@ class Reinforce(Task):
         self.config = config
         self.model, self.tokenizer = load_model(find_model(config.start_from))
         reference = copy.deepcopy(self.model) if config.beta and config.lora is None else None
-        freeze_all_but(self.model, config.train)
         if config.lora is not None:
             inject(self.model, config.lora)
+        freeze_all_but(self.model, config.train)
         self.module = self.policy = Policy(self.model)
         self.reference = None if reference is None else Policy(reference).requires_grad_(False)
-        self.prompter = Prompter(TabletopShards(config.data), config.scenes, self.model, self.tokenizer)
-        self.plan = BatchPlan(
-            images=config.prompts // shares,
-            expressions=1,
-            short=False,
-            simple_share=config.simple_share,
-            box_prompts=1,
-            unknown_words=config.unknown_words,
-            all_share=config.all_share,
-            none_share=config.none_share,
-            hard_share=config.hard_share,
-            fast_share=config.fast_share,
-        )
+        side = self.model.config.image.reasoner_size
+        self._examples = Examples(TabletopShards(config.data), config.scenes, config.mix, side)
+        self._count = config.prompts // shares
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         if self.reference is not None:
             self.reference.to(self.model.device)
         trained = [p for p in self.module.parameters() if p.requires_grad]
-        return {"adam": torch.optim.AdamW(trained, lr=self.config.lr, weight_decay=self.config.weight_decay)}
+        return {"adam": torch.optim.AdamW(trained, self.config.lr, weight_decay=self.config.weight_decay)}
 
     def loss(self, wrapped: nn.Module, turn: Turn) -> tuple[torch.Tensor, Values]:
         config = self.config
-        prompted = self.prompter.prompted(config.seed, turn.step, turn.share, self.plan)
-        prompted = to_device(prompted, self.model.device)
-        seed = int(torch.randint(2**62, ()))  # the loop seeds torch for the turn
-        rollout = roll_out(
+        rng = np.random.default_rng([config.seed, turn.step, turn.share])
+        examples = self._examples.draw(rng, self._count)
+        prompted = to_device(taught(examples, self.model, self.tokenizer), self.model.device)
+        drawn = config.sampling
+        completions = roll_out(
             self.policy,
             prompted,
             self.tokenizer,
             group=config.group,
-            sampling=Sampling(
-                config.sampling.temperature, config.sampling.top_k, config.sampling.top_p, seed
-            ),
+            sampling=Sampling(drawn.temperature, drawn.top_k, drawn.top_p, seed=int(rng.integers(2**62))),
             max_new_tokens=config.max_new_tokens,
         )
-        reference = self._reference(rollout.completions)
-        judged: Judged = wrapped(rollout.completions)
-        return self._objective(prompted, rollout, judged, reference)
+        reference = self._reference(completions)
+        judged: Judged = wrapped(completions)
+        return self._objective(examples, completions, judged, reference)
 
     def _reference(self, completions: Completions) -> torch.Tensor | None:
         """Log-probabilities ``(B, G, T)`` under the model that the run began with; None without a KL term."""
@@ -109,57 +102,81 @@ class Reinforce(Task):
                 return self.policy(completions, with_masks=False).log_probs
 
     def _objective(
-        self, prompted: Prompted, rollout: Rollout, judged: Judged, reference: torch.Tensor | None
+        self,
+        examples: Sequence[Example],
+        completions: Completions,
+        judged: Judged,
+        reference: torch.Tensor | None,
     ) -> tuple[torch.Tensor, Values]:
         config, group = self.config, self.config.group
         assert judged.masks is not None and judged.iou is not None
-        masks = judged.masks.flatten(0, 1)
-        true = prompted.masks.repeat_interleave(group, dim=0)
-        rewards = _rewards(prompted, rollout, masks, true)
-        total = combine(config.rewards, rewards["format"], rewards["box"], rewards["segment"])
-        advantages = group_advantages(total, group, scale=config.scale_rewards)
-        ids, spoken = (
-            t.flatten(0, 1) for t in (rollout.completions.completion_ids, rollout.completions.completion_mask)
-        )
+        segment = _segments(judged.masks, judged.iou, examples)
+        form, box = self._sentences(examples, completions)
+        rewards = {"format": form, "box": box, "segment": segment.rewards}
+        total = combine(config.rewards, **rewards)
+        spoken = completions.completion_mask.flatten(0, 1).bool()
         policy_loss, metrics = grpo_loss(
             judged.log_probs.flatten(0, 1),
-            spoken.bool(),
-            advantages,
+            spoken,
+            group_advantages(total, group, scale=config.scale_rewards),
             reference=None if reference is None else reference.flatten(0, 1),
             beta=config.beta,
         )
-        segment_loss = segmentation_loss(masks, true).mean()
-        with torch.no_grad():
-            overlap = mask_iou(upsampled(masks, true.shape[-2:]), true.float())
-        # The score that a mask is published with learns what it says; LENS leaves SAM 2's as it is.
-        score_loss = F.mse_loss(judged.iou.flatten().float(), overlap)
-        loss = config.grpo_weight * policy_loss + config.segment_weight * (segment_loss + score_loss)
-        metrics |= reward_metrics(rewards, total, group)
-        metrics |= completion_metrics(ids, (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id))
-        metrics |= {
-            "entropy": token_mean(judged.entropy.flatten(0, 1), spoken.bool()),
+        loss = config.grpo_weight * policy_loss + config.segment_weight * (segment.loss + segment.score_loss)
+        ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return loss, {
+            **metrics,
+            **reward_metrics(rewards, total, group),
+            **completion_metrics(completions.completion_ids.flatten(0, 1), ends),
+            "entropy": token_mean(judged.entropy.flatten(0, 1), spoken),
             "loss/grpo": policy_loss.detach(),
-            "loss/segment": segment_loss.detach(),
-            "loss/score": score_loss.detach(),
-            "context/iou": overlap.mean(),
+            "loss/segment": segment.loss.detach(),
+            "loss/score": segment.score_loss.detach(),
+            "iou": segment.iou,
         }
-        return loss, metrics
+
+    def _sentences(
+        self, examples: Sequence[Example], completions: Completions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Format and box rewards, each ``(B * G,)`` float32."""
+        config = self.model.config
+        height, width = completions.reasoner_images.shape[1:3]
+        limits = extent(config.coordinates, width, height)
+        form, box = [], []
+        for example, said in zip(examples, texts(completions, self.tokenizer), strict=True):
+            opening = prompts.opening(config.wording, think=example.think)
+            true = [Box(*corners) for corners in example.boxes]
+            answers: list[Answer] = [parse_answer(opening + text, limits) for text in said]
+            form += [format_reward(answer, thinking=example.think) for answer in answers]
+            box += [box_reward(answer, true) for answer in answers]
+        device = completions.completion_ids.device
+        return torch.tensor(form, device=device), torch.tensor(box, device=device)
 
 
-def _rewards(
-    prompted: Prompted, rollout: Rollout, masks: torch.Tensor, true: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Each ``(B * G,)`` float32, on the device of ``masks``."""
-    form, box = [], []
-    for opening, boxes, answers in zip(prompted.openings, prompted.boxes, rollout.answers, strict=True):
-        for answer in answers:
-            form.append(format_reward(answer, thinking=not opening))
-            box.append(box_reward(answer, boxes))
-    return {
-        "format": torch.tensor(form, device=masks.device),
-        "box": torch.tensor(box, device=masks.device),
-        "segment": segment_reward(masks, true),
-    }
+class _Segments(NamedTuple):
+    """``rewards`` ``(B * G,)`` without gradient; means over all masks of BCE + dice, of how far the predicted
+    IoU is off (squared), and of the IoU itself, which carries no gradient."""
+
+    rewards: torch.Tensor
+    loss: torch.Tensor
+    score_loss: torch.Tensor
+    iou: torch.Tensor
+
+
+def _segments(masks: torch.Tensor, scores: torch.Tensor, examples: Sequence[Example]) -> _Segments:
+    """Masks ``(B, G, h, w)`` and predicted IoU ``(B, G)`` held against the truth, at each image's own
+    resolution."""
+    rewards, losses, ious = [], [], []
+    for group, example in zip(masks, examples, strict=True):
+        true = torch.from_numpy(example.mask).to(group.device).expand(len(group), -1, -1)
+        rewards.append(segment_reward(group, true))
+        losses.append(segmentation_loss(group, true))
+        with torch.no_grad():
+            ious.append(mask_iou(upsampled(group, true.shape[-2:]), true.float()))
+    iou = torch.stack(ious)
+    # The score that a mask is published with learns what it says; LENS leaves SAM 2's as it is.
+    score_loss = F.mse_loss(scores.float(), iou)
+    return _Segments(torch.cat(rewards), torch.cat(losses).mean(), score_loss, iou.mean())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lens_ros.model.answers import Answer, extent, parse_answer
 from lens_ros.model.generation import Sampling, generate
-from training.data.prompted import Prompted
 from training.policy import Completions, Policy
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """``completions``, and what they say: ``answers[b][g]`` belongs to the g-th completion of prompt b."""
-
-    completions: Completions
-    answers: list[list[Answer]]
 
 
 @torch.no_grad()
 def roll_out(
     policy: Policy,
-    prompted: Prompted,
+    prompted: Completions,
     tokenizer: PreTrainedTokenizerFast,
     *,
     group: int,
     sampling: Sampling,
     max_new_tokens: int,
-) -> Rollout:
-    """``group`` completions of every prompt, drawn from the policy as it is now, image and prompt read once
-    for all of them. Every process draws its own, from its own weights: nothing can lag behind (in the
-    reference, all processes but the first sampled from the untrained model)."""
+) -> Completions:
+    """The same images and prompts with ``group`` completions each, drawn from the policy as it is now; image
+    and prompt are read once for all of them.
+
+    Every process draws its own, from its own weights: nothing can lag behind (in the reference, all
+    processes but the first went on sampling from the untrained model).
+    """
     model = policy.model
     ids, mask = prompted.prompt_ids, prompted.prompt_mask
     reading, last = policy.read_prompts(prompted.reasoner_images, ids, mask)
@@ -47,24 +40,24 @@ def roll_out(
         max_new_tokens=max_new_tokens,
         sampling=sampling,
     )
-    completions = Completions(
-        prompted.reasoner_images,
-        prompted.segmenter_images,
-        ids,
-        mask,
-        said.token_ids.view(len(ids), group, -1),
-        said.mask.view(len(ids), group, -1),
+    return dataclasses.replace(
+        prompted,
+        completion_ids=said.token_ids.view(len(ids), group, -1),
+        completion_mask=said.mask.view(len(ids), group, -1),
     )
-    height, width = prompted.reasoner_images.shape[1:3]
-    limits = extent(model.config.coordinates, width, height)
-    texts = [
-        tokenizer.decode(
-            [t for t, seen in zip(row, kept, strict=True) if seen and t != tokenizer.eos_token_id]
-        )
-        for row, kept in zip(said.token_ids.tolist(), said.mask.tolist(), strict=True)
+
+
+def texts(completions: Completions, tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
+    """What each completion says, without the token that ended it; ``[b][g]``."""
+    end = tokenizer.eos_token_id
+    rows = zip(
+        completions.completion_ids.flatten(0, 1).tolist(),
+        completions.completion_mask.flatten(0, 1).tolist(),
+        strict=True,
+    )
+    said = [
+        tokenizer.decode([token for token, seen in zip(ids, mask, strict=True) if seen and token != end])
+        for ids, mask in rows
     ]
-    answers = [
-        [parse_answer(opening + text, limits) for text in texts[k * group : (k + 1) * group]]
-        for k, opening in enumerate(prompted.openings)
-    ]
-    return Rollout(completions, answers)
+    group = completions.group
+    return [said[start : start + group] for start in range(0, len(said), group)]

@@ -8,22 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from lens_ros.lens import Lens, SeenImage
+from lens_ros.lens import Lens
+from lens_ros.model import prompts
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.generation import Sampling
-from lens_ros.model.images import visual_grid
-from lens_ros.model.prompts import image_prefix
 from training.config import ReinforceConfig
+from training.data.examples import Example, taught
 from training.loop import Turn
 from training.lora import LoraConfig
 from training.parts import part_of
+from training.policy import Completions
 from training.reinforce import Reinforce
-from training.rollout import roll_out
+from training.rollout import roll_out, texts
 
 FIRST = Turn(step=0, part=0, rank=0, world=1)
 
@@ -41,12 +43,12 @@ def task(config: ReinforceConfig) -> Reinforce:
     return Reinforce(config)
 
 
-def drawn(task: Reinforce, sampling: Sampling, group: int = 3):
-    prompted = task.prompter.prompted(0, 0, 0, task.plan)
-    rollout = roll_out(
+def drawn(task: Reinforce, sampling: Sampling, group: int = 3) -> tuple[list[Example], Completions]:
+    examples = task._examples.draw(np.random.default_rng(0), 3)
+    prompted = taught(examples, task.model, task.tokenizer)
+    return examples, roll_out(
         task.policy, prompted, task.tokenizer, group=group, sampling=sampling, max_new_tokens=160
     )
-    return prompted, rollout
 
 
 def turn(task: Reinforce, turn: Turn = FIRST) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -55,38 +57,31 @@ def turn(task: Reinforce, turn: Turn = FIRST) -> tuple[torch.Tensor, dict[str, t
 
 
 def test_at_low_temperature_it_says_what_the_user_is_told(task: Reinforce) -> None:
-    prompted, rollout = drawn(task, Sampling(temperature=1e-4))
+    examples, completions = drawn(task, Sampling(temperature=1e-4))
     lens = Lens(task.model, task.tokenizer)
-    side = task.model.config.image.reasoner_size
-    rows, cols = visual_grid(side, side)
-    prefix = torch.tensor(task.tokenizer.encode(image_prefix(rows * cols), add_special_tokens=False))
-    for row, opening in enumerate(prompted.openings):
-        pictures = (t[row : row + 1] for t in (prompted.reasoner_images, prompted.segmenter_images))
-        seen = SeenImage(task.model.look(*pictures, prefix), (256, 256), (side, side), 0.0)
-        told = lens.segment(seen, prompted.instructions[row], think=not opening)
-        for answer in rollout.answers[row]:
-            assert answer.rationale == told.reasoning
-            assert [box.label for box in answer.boxes] == [i.label for i in told.instances]
-    ids = rollout.completions.completion_ids
+    for example, said in zip(examples, texts(completions, task.tokenizer), strict=True):
+        told = lens.segment(example.rgb, example.instruction, think=example.think)
+        assert {prompts.opening("tabletop", think=example.think) + text for text in said} == {told.answer}
+    ids = completions.completion_ids
     assert torch.equal(ids[:, 0], ids[:, 1])
 
 
 def test_a_group_shares_its_instruction_and_differs_in_its_answers(task: Reinforce) -> None:
-    prompted, rollout = drawn(task, Sampling(temperature=3.0, seed=1), group=4)
-    assert rollout.completions.prompt_ids is prompted.prompt_ids  # one row for the group
-    assert rollout.completions.completion_ids.shape[:2] == (3, 4)
-    assert len({tuple(row) for row in rollout.completions.completion_ids[0].tolist()}) > 1
+    _, completions = drawn(task, Sampling(temperature=3.0, seed=1), group=4)
+    assert completions.prompt_ids.ndim == 2  # one row for the group
+    assert completions.completion_ids.shape[:2] == (3, 4)
+    assert len({tuple(row) for row in completions.completion_ids[0].tolist()}) > 1
 
 
 def test_it_draws_from_the_weights_as_they_are(config: ReinforceConfig) -> None:
     task = Reinforce(config)
-    before = drawn(task, Sampling(temperature=1e-4))[1].completions.completion_ids
+    before = drawn(task, Sampling(temperature=1e-4))[1].completion_ids
     end = task.tokenizer.eos_token_id
     with torch.no_grad():
         table = task.model.language_model.embed_tokens.weight  # tied to the head
         table[end] += 20 * table.mean(0).sign() * table.abs().max()
         table[before[0, 0, 0]] = 0
-    after = drawn(task, Sampling(temperature=1e-4))[1].completions.completion_ids
+    after = drawn(task, Sampling(temperature=1e-4))[1].completion_ids
     assert after.shape != before.shape or not torch.equal(after, before)
 
 

@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lens_ros.model import prompts
-from lens_ros.model.config import ImageConfig
 from lens_ros.model.images import squash, visual_grid
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import mrope_positions
@@ -90,23 +89,59 @@ class BatchPlan:
     fast_share: float = 0.0
 
 
-class Sampler:
-    """Draws from rendered scenes what is seen, said and answered; all chance comes from ``rng``."""
+class BatchMaker:
+    """Makes the batch of a step from rendered scenes."""
 
-    def __init__(self, shards: TabletopShards, scenes: int, image: ImageConfig) -> None:
+    def __init__(
+        self, shards: TabletopShards, scenes: int, model: LensModel, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
         """Uses the first ``scenes`` scenes. Raises ValueError when there are fewer."""
         if len(shards) < scenes:
             raise ValueError(
                 f"the data folder holds {len(shards)} scenes, the configuration asks for {scenes}; "
                 "render the rest with python -m training.data.tabletop"
             )
-        self._shards, self._scenes, self._image = shards, scenes, image
+        self._shards, self._scenes = shards, scenes
+        self._image = model.config.image
+        self._packer = TextPacker(model, tokenizer)
 
-    def scene(
+    def batch(self, seed: int, step: int, rank: int, plan: BatchPlan) -> Batch:
+        """The part of ``step``'s batch that process ``rank`` trains on: a pure function of the arguments."""
+        rng = np.random.default_rng([seed, step, rank])
+        samples = [self._sample(rng, plan) for _ in range(plan.images)]
+        rgbs, instances, objects, expressions = zip(*samples, strict=True)
+        prompts_per_image = [
+            _box_prompts(i, o, rng, plan.box_prompts) for i, o in zip(instances, objects, strict=True)
+        ]
+        boxes, owners = zip(*prompts_per_image, strict=True)
+        count = max(1, plan.expressions)
+        most = max((len(e.targets) for said in expressions for e in said), default=0)
+        targets = np.zeros((plan.images, count, max(1, most)), dtype=np.int64)
+        target_boxes = np.zeros((plan.images, count, 4), dtype=np.float32)
+        for row, said in enumerate(expressions):
+            for k, expression in enumerate(said):
+                targets[row, k, : len(expression.targets)] = expression.targets
+                if len(expression.targets) == 1:
+                    target_boxes[row, k] = fraction_box(instances[row], expression.targets[0])
+        dialogues = [
+            [self._dialogue(e, i, o, rng, plan) for e in said]
+            for i, o, said in zip(instances, objects, expressions, strict=True)
+        ]
+        return Batch(
+            reasoner_images=_stack([squash(rgb, self._image.reasoner_size) for rgb in rgbs]),
+            segmenter_images=_stack([squash(rgb, self._image.segmenter_size) for rgb in rgbs]),
+            instances=_stack(list(instances)),
+            dense=dense_labels(list(instances), list(objects), self._image.reasoner_size),
+            boxes=torch.from_numpy(np.stack(boxes)),
+            box_owners=torch.from_numpy(np.stack(owners)),
+            text=self._packer.pack(dialogues, count) if plan.expressions else None,
+            targets=torch.from_numpy(targets),
+            target_boxes=torch.from_numpy(target_boxes),
+        )
+
+    def _sample(
         self, rng: np.random.Generator, plan: BatchPlan
     ) -> tuple[np.ndarray, np.ndarray, tuple[SceneObject, ...], list[Expression]]:
-        """A picture ``(H, W, 3)`` uint8, its instances ``(S, S)`` uint8 at the segmenter's size, its objects,
-        and what is said about it: at most ``plan.expressions``, at least one where any is wanted."""
         while True:
             rgb, instances, objects = self._shards.scene(int(rng.integers(self._scenes)))
             size = (rgb.shape[1], rgb.shape[0])
@@ -143,11 +178,10 @@ class Sampler:
         words.insert(int(rng.integers(len(words) + 1)), prompts.UNKNOWN)
         return dataclasses.replace(said, text=" ".join(words))
 
-    def dialogue(
+    def _dialogue(
         self, said: Expression, instances: np.ndarray, objects: tuple[SceneObject, ...],
         rng: np.random.Generator, plan: BatchPlan,
     ) -> Dialogue:  # fmt: skip
-        """The instruction with its true answer."""
         named = {o.index: f"{o.color} {o.category}" for o in objects}
         side = self._image.reasoner_size
         boxes = [reasoner_box(fraction_box(instances, target), side) for target in said.targets]
@@ -155,52 +189,6 @@ class Sampler:
         rationale = "" if fast else said.conclusion if plan.short else said.rationale
         answer = prompts.answer(rationale, boxes, [named[target] for target in said.targets])
         return Dialogue(said.text, answer, prompts.opening("tabletop", think=not fast))
-
-
-class BatchMaker:
-    """Makes the batch of a step from rendered scenes."""
-
-    def __init__(
-        self, shards: TabletopShards, scenes: int, model: LensModel, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
-        """Uses the first ``scenes`` scenes. Raises ValueError when there are fewer."""
-        self._image = model.config.image
-        self._sampler = Sampler(shards, scenes, self._image)
-        self._packer = TextPacker(model, tokenizer)
-
-    def batch(self, seed: int, step: int, rank: int, plan: BatchPlan) -> Batch:
-        """The part of ``step``'s batch that process ``rank`` trains on: a pure function of the arguments."""
-        rng = np.random.default_rng([seed, step, rank])
-        samples = [self._sampler.scene(rng, plan) for _ in range(plan.images)]
-        rgbs, instances, objects, expressions = zip(*samples, strict=True)
-        prompts_per_image = [
-            _box_prompts(i, o, rng, plan.box_prompts) for i, o in zip(instances, objects, strict=True)
-        ]
-        boxes, owners = zip(*prompts_per_image, strict=True)
-        count = max(1, plan.expressions)
-        most = max((len(e.targets) for said in expressions for e in said), default=0)
-        targets = np.zeros((plan.images, count, max(1, most)), dtype=np.int64)
-        target_boxes = np.zeros((plan.images, count, 4), dtype=np.float32)
-        for row, said in enumerate(expressions):
-            for k, expression in enumerate(said):
-                targets[row, k, : len(expression.targets)] = expression.targets
-                if len(expression.targets) == 1:
-                    target_boxes[row, k] = fraction_box(instances[row], expression.targets[0])
-        dialogues = [
-            [self._sampler.dialogue(e, i, o, rng, plan) for e in said]
-            for i, o, said in zip(instances, objects, expressions, strict=True)
-        ]
-        return Batch(
-            reasoner_images=_stack([squash(rgb, self._image.reasoner_size) for rgb in rgbs]),
-            segmenter_images=_stack([squash(rgb, self._image.segmenter_size) for rgb in rgbs]),
-            instances=_stack(list(instances)),
-            dense=dense_labels(list(instances), list(objects), self._image.reasoner_size),
-            boxes=torch.from_numpy(np.stack(boxes)),
-            box_owners=torch.from_numpy(np.stack(owners)),
-            text=self._packer.pack(dialogues, count) if plan.expressions else None,
-            targets=torch.from_numpy(targets),
-            target_boxes=torch.from_numpy(target_boxes),
-        )
 
 
 def reasoner_box(fractions: tuple[float, float, float, float], side: int) -> tuple[int, int, int, int]:
