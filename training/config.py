@@ -177,6 +177,9 @@ class ReinforceConfig(RunConfig):
         lora: adapters in the language model instead of its own weights; None for these.
         mix: what is asked for.
         prompts: of a step, of all processes and parts together; each has a group of its own.
+        oversample: how many prompts are drawn for each that is learned from: those whose completions differ
+            most in form and boxes are (where all earn the same there is nothing to learn). 1, as in the
+            paper, keeps all.
         group: completions per prompt, G.
         max_new_tokens: of a completion.
         sampling: how they are drawn.
@@ -191,6 +194,7 @@ class ReinforceConfig(RunConfig):
     lora: LoraConfig | None = None
     mix: Mix = field(default_factory=Mix)
     prompts: int = 8
+    oversample: int = 1
     group: int = 8
     max_new_tokens: int = 160
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -74,6 +74,14 @@ class Completions:
         """G, completions per prompt."""
         return self.completion_ids.shape[1]
 
+    def rows(self, indices: torch.Tensor) -> Completions:
+        """Some of the images with their prompts and completions, without columns that are padding in all."""
+        taken = {name: tensor[indices] for name, tensor in vars(self).items()}
+        longest = int(taken["completion_mask"].sum(-1).max())
+        for name in ("completion_ids", "completion_mask"):
+            taken[name] = taken[name][..., : max(1, longest)]
+        return Completions(**taken)
+
 
 class Judged(NamedTuple):
     """What the policy says of :class:`Completions`; float32 but for ``masks`` and ``iou``, which have the

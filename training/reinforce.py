@@ -76,7 +76,7 @@ class Reinforce(Task):
     def loss(self, wrapped: nn.Module, turn: Turn) -> tuple[torch.Tensor, Values]:
         config = self.config
         rng = np.random.default_rng([config.seed, turn.step, turn.share])
-        examples = self._examples.draw(rng, self._count)
+        examples = self._examples.draw(rng, self._count * config.oversample)
         prompted = to_device(taught(examples, self.model, self.tokenizer), self.model.device)
         drawn = config.sampling
         completions = roll_out(
@@ -87,9 +87,18 @@ class Reinforce(Task):
             sampling=Sampling(drawn.temperature, drawn.top_k, drawn.top_p, seed=int(rng.integers(2**62))),
             max_new_tokens=config.max_new_tokens,
         )
-        reference = self._reference(completions)
-        judged: Judged = wrapped(completions)
-        return self._objective(examples, completions, judged, reference)
+        form, box = self._sentences(examples, completions)
+        earned = (config.rewards.format * form + config.rewards.box * box).view(len(examples), config.group)
+        rows = earned.std(dim=1).topk(self._count).indices.sort().values
+        kept = _Kept(
+            [examples[row] for row in rows.tolist()],
+            completions.rows(rows),
+            form.view_as(earned)[rows].flatten(),
+            box.view_as(earned)[rows].flatten(),
+        )
+        reference = self._reference(kept.completions)
+        loss, metrics = self._objective(kept, wrapped(kept.completions), reference)
+        return loss, {**metrics, "drawn/format": form.mean(), "drawn/box": box.mean()}
 
     def _reference(self, completions: Completions) -> torch.Tensor | None:
         """Log-probabilities ``(B, G, T)`` under the model that the run began with; None without a KL term."""
@@ -102,17 +111,12 @@ class Reinforce(Task):
                 return self.policy(completions, with_masks=False).log_probs
 
     def _objective(
-        self,
-        examples: Sequence[Example],
-        completions: Completions,
-        judged: Judged,
-        reference: torch.Tensor | None,
+        self, kept: _Kept, judged: Judged, reference: torch.Tensor | None
     ) -> tuple[torch.Tensor, Values]:
-        config, group = self.config, self.config.group
+        config, group, completions = self.config, self.config.group, kept.completions
         assert judged.masks is not None and judged.iou is not None
-        segment = _segments(judged.masks, judged.iou, examples)
-        form, box = self._sentences(examples, completions)
-        rewards = {"format": form, "box": box, "segment": segment.rewards}
+        segment = _segments(judged.masks, judged.iou, kept.examples)
+        rewards = {"format": kept.format, "box": kept.box, "segment": segment.rewards}
         total = combine(config.rewards, **rewards)
         spoken = completions.completion_mask.flatten(0, 1).bool()
         policy_loss, metrics = grpo_loss(
@@ -151,6 +155,16 @@ class Reinforce(Task):
             box += [box_reward(answer, true) for answer in answers]
         device = completions.completion_ids.device
         return torch.tensor(form, device=device), torch.tensor(box, device=device)
+
+
+class _Kept(NamedTuple):
+    """The prompts that are learned from: B examples, their completions, and what these earn for form and
+    boxes, ``(B * G,)`` each."""
+
+    examples: Sequence[Example]
+    completions: Completions
+    format: torch.Tensor
+    box: torch.Tensor
 
 
 class _Segments(NamedTuple):

@@ -18,7 +18,7 @@ from lens_ros.lens import Lens
 from lens_ros.model import prompts
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.generation import Sampling
-from training.config import ReinforceConfig
+from training.config import ReinforceConfig, SamplingConfig
 from training.data.examples import Example, taught
 from training.loop import Turn
 from training.lora import LoraConfig
@@ -101,6 +101,25 @@ def test_metrics_have_trls_names(task: Reinforce) -> None:
         "completions/mean_length", "rewards/format/mean", "rewards/box/mean", "rewards/segment/mean",
     } <= metrics.keys()  # fmt: skip
     assert all(torch.isfinite(torch.as_tensor(v)).all() for v in metrics.values())
+
+
+def test_of_the_prompts_drawn_those_are_kept_that_tell_good_from_bad(config: ReinforceConfig) -> None:
+    warm = SamplingConfig(temperature=1.5, top_k=0, top_p=1.0)
+    task = Reinforce(dataclasses.replace(config, prompts=1, oversample=6, sampling=warm))
+    _, metrics = turn(task)
+    rng = np.random.default_rng([config.seed, 0, 0])
+    examples = task._examples.draw(rng, 6)
+    prompted = taught(examples, task.model, task.tokenizer)
+    sampling = Sampling(warm.temperature, warm.top_k, warm.top_p, seed=int(rng.integers(2**62)))
+    drawn = roll_out(
+        task.policy, prompted, task.tokenizer, group=config.group, sampling=sampling,
+        max_new_tokens=config.max_new_tokens,
+    )  # fmt: skip
+    form, box = (t.view(6, config.group) for t in task._sentences(examples, drawn))
+    spread = (form + box).std(dim=1)
+    assert spread.min() < spread.max()
+    assert float(metrics["rewards/box/mean"]) == pytest.approx(float(box[spread.argmax()].mean()), abs=1e-6)
+    assert float(metrics["drawn/box"]) == pytest.approx(float(box.mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("trained", [("language",), ("vision", "context", "mask_decoder")])
