@@ -14,6 +14,7 @@ import yaml
 from training.data.examples import Mix
 from training.lora import LoraConfig
 from training.parts import Part
+from training.rewards import RewardWeights
 
 C = TypeVar("C", bound="RunConfig")
 
@@ -105,11 +106,14 @@ class SuperviseConfig(RunConfig):
         segmenter_images: of those images, how many the segmenter is trained on.
         box_prompts: box-prompted masks per image for the segmenter.
         simple_share: share of simple expressions in the full mix.
+        hard_share: share, in the full mix, of the kinds that are hardest to learn, drawn on purpose.
         all_share, none_share: shares of instructions, in the full mix, that ask for all of several objects,
             and for what is not there.
         fast_share: share of answers, in the full mix, without a rationale.
         unknown_words: share of instructions that get an unknown word, from step ``unknown_from`` on.
         adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
+        dense_weight: of the losses from dense labels; 0 for a model that was trained before and whose vision
+            must not be disturbed by heads that start anew.
     """
 
     steps: int = 4800
@@ -122,6 +126,7 @@ class SuperviseConfig(RunConfig):
     simple_share: float = 0.2
     all_share: float = 0.0
     none_share: float = 0.0
+    hard_share: float = 0.0
     fast_share: float = 0.0
     unknown_words: float = 0.15
     unknown_from: int = 2000
@@ -150,6 +155,55 @@ class AlignConfig(RunConfig):
     images: int = 16
     mix: Mix = field(default_factory=Mix)
     lr: float = 3.0e-4
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn, see :class:`~lens_ros.model.generation.Sampling`; the paper's numbers."""
+
+    temperature: float = 0.9
+    top_k: int = 50
+    top_p: float = 0.9
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(RunConfig):
+    """Reinforcement (:mod:`training.reinforce`), stage 2 of the paper.
+
+    Attributes:
+        train: the parts of the model that are trained (:mod:`training.parts`); the paper trains all but SAM's
+            image encoder.
+        lora: adapters in the language model instead of its own weights; None for these.
+        mix: what is asked for.
+        prompts: of a step, of all processes and parts together; each has a group of its own.
+        oversample: how many prompts are drawn for each that is learned from: those whose completions differ
+            most in form and boxes are (where all earn the same there is nothing to learn). 1, as in the
+            paper, keeps all.
+        group: completions per prompt, G.
+        max_new_tokens: of a completion.
+        sampling: how they are drawn.
+        rewards: what each reward weighs.
+        beta: of the KL divergence from the model that the run began with; 0 needs no reference policy.
+        scale_rewards: advantages are divided by the group's standard deviation.
+        grpo_weight, segment_weight: of the two losses in the sum.
+        lr: peak learning rate.
+    """
+
+    train: tuple[Part, ...] = ("vision", "language", "context", "prompt_encoder", "mask_decoder")
+    lora: LoraConfig | None = None
+    mix: Mix = field(default_factory=Mix)
+    prompts: int = 8
+    oversample: int = 1
+    group: int = 8
+    max_new_tokens: int = 160
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rewards: RewardWeights = field(default_factory=RewardWeights)
+    beta: float = 0.04
+    scale_rewards: bool = True
+    grpo_weight: float = 1.0
+    segment_weight: float = 1.0
+    lr: float = 5.0e-5
     weight_decay: float = 0.0
 
 

@@ -3,7 +3,9 @@
 python -m training.evaluate --model lens-nano --data tabletop --scenes 200 --seed 9001 --json out.json
 
 --split says what is asked for (see training.data.questions): one object (in_distribution), one or several
-(all_of), or what is there and what is not, half and half (none). --fast: answers without thinking first.
+(all_of), or what is there and what is not, half and half (none); or one object where training never was:
+pairs of category and color (unseen_pairs), sentences of another form (unseen_phrasing), 10 to 13 objects
+(crowded), tables and walls of other patterns (unseen_textures). --fast: answers without thinking first.
 
 The JSON file holds the arguments, the numbers of lens_ros.evaluation.metrics.summarize over all questions
 and, under by_kind, per kind of expression; for --split none also, under nothing, those of summarize_nothing.
@@ -29,7 +31,6 @@ from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.answers import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
-from lens_ros.simulation.expressions import SINGLE_KINDS
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.visualization import Tile, contact_sheet, overlay
 from training.data.questions import SPLITS, Question, tabletop_questions
@@ -65,7 +66,7 @@ def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) 
     boxes = [(b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height) for b in read.boxes]
     fits = np.array([[box_iou(box, o.box) for o in frame.objects] for box in boxes])
     asked = [k for k, o in enumerate(frame.objects) if o.index in targets]
-    if question.expression.kind not in SINGLE_KINDS:
+    if question.expression.kind in ("all_of", "none"):
         fit = _worst_match(fits[:, asked]) if boxes and targets else float(not boxes and not targets)
         right = fit > 0.5
     else:

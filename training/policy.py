@@ -74,6 +74,14 @@ class Completions:
         """G, completions per prompt."""
         return self.completion_ids.shape[1]
 
+    def rows(self, indices: torch.Tensor) -> Completions:
+        """Some of the images with their prompts and completions, without columns that are padding in all."""
+        taken = {name: tensor[indices] for name, tensor in vars(self).items()}
+        longest = int(taken["completion_mask"].sum(-1).max())
+        for name in ("completion_ids", "completion_mask"):
+            taken[name] = taken[name][..., : max(1, longest)]
+        return Completions(**taken)
+
 
 class Judged(NamedTuple):
     """What the policy says of :class:`Completions`; float32 but for ``masks`` and ``iou``, which have the
@@ -142,7 +150,9 @@ class Policy(nn.Module):
                 "gradient checkpointing switches off the language model's cache, which completions share "
                 "their prompt through; enable it on model.reasoner.model.visual alone"
             )
-        reading, last = self._read_prompts(completions)
+        reading, last = self.read_prompts(
+            completions.reasoner_images, completions.prompt_ids, completions.prompt_mask
+        )
         ids, mask = completions.completion_ids.flatten(0, 1), completions.completion_mask.flatten(0, 1)
         length = ids.shape[1]
         embedded = model.language_model.embed_tokens(ids)
@@ -160,10 +170,12 @@ class Policy(nn.Module):
         masks, iou = model.decode(model.encode_image(completions.segmenter_images), prompts)
         return Judged(log_probs, entropy, masks, iou)
 
-    def _read_prompts(self, completions: Completions) -> tuple[Reading, torch.Tensor]:
-        """The prompts in the cache, B rows, and the final hidden state ``(B, H)`` of their last tokens."""
-        model, images = self.model, completions.reasoner_images
-        ids, mask = completions.prompt_ids, completions.prompt_mask
+    def read_prompts(
+        self, images: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[Reading, torch.Tensor]:
+        """The prompts in the cache, B rows, and the final hidden state ``(B, H)`` of their last tokens.
+        Arguments as in :class:`Completions`."""
+        model = self.model
         positions = None  # counted
         if model.config.query_positions == "mrope":
             grids = [visual_grid(*images.shape[1:3])] * len(images)

@@ -113,14 +113,14 @@ class SupervisedLoss(nn.Module):
         asked = text.queries >= 0
         # One target has a place; several have none that a box could tell, and nothing has none at all.
         single = ((batch.targets > 0).sum(-1) == 1)[asked]
-        located = 2 * self.heads.prompt_loss(prompts[single], batch.target_boxes[asked][single])
+        located = self.heads.prompt_loss(prompts[single], batch.target_boxes[asked][single])
         grid = prompts.new_zeros(*asked.shape, prompts.shape[-1])
         grid = grid.masked_scatter(asked[..., None], prompts)
         logits, score = self.model.decode(features, grid[:few])
         kept = asked[:few]
         targets = _coverage(batch.instances[:few], batch.targets[:few])
         loss = self._mask_loss(logits[kept], score[kept], targets[kept], metrics, "context")
-        return loss + located
+        return loss + 4 * self.config.dense_weight * located
 
     def _mask_loss(
         self, logits: torch.Tensor, score: torch.Tensor, targets: torch.Tensor,
@@ -158,6 +158,7 @@ def part_of(step: int, config: SuperviseConfig) -> _Part:
         unknown_words=config.unknown_words if step >= config.unknown_from else 0.0,
         all_share=config.all_share if full else 0.0,
         none_share=config.none_share if full else 0.0,
+        hard_share=config.hard_share if full else 0.0,
         fast_share=config.fast_share if full else 0.0,
     )
     return _Part(plan, with_queries=full)

@@ -227,7 +227,7 @@ class LensModel(nn.Module):
             GenerationCancelled: ``cancelled()`` was true.
         """
         table = self.language_model.embed_tokens
-        ids, mask = _pad_left(questions, pad_token)
+        ids, mask = pad_left(questions, pad_token)
         reading = view.reading("mrope").fork(len(questions))
         hidden = reading.read(table(ids), mask)
         answer = generate(
@@ -311,7 +311,7 @@ class View:
         return self._readings[positions]
 
 
-def _pad_left(sequences: Sequence[torch.Tensor], pad_token: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(sequences: Sequence[torch.Tensor], pad_token: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``(B, L)`` ids and mask: padding comes first, so that every row's last token stands last."""
     longest = max(len(s) for s in sequences)
     ids = torch.stack([nn.functional.pad(s, (longest - len(s), 0), value=pad_token) for s in sequences])

@@ -10,7 +10,7 @@ import numpy as np
 from lens_ros.simulation import catalog
 from lens_ros.simulation.meshes import Shape, make_shape
 from lens_ros.simulation.scene import Camera, Placement
-from lens_ros.simulation.textures import make_texture
+from lens_ros.simulation.textures import make_texture, make_unseen_texture
 
 SCENES_PER_BLOCK = 64
 TABLE_HALF_SIZE = (0.55, 0.45)  # metres
@@ -18,6 +18,7 @@ SURFACES = ("table", "floor", "back_wall", "left_wall", "right_wall")
 
 _SHAPES_PER_CATEGORY = 3
 _TEXTURES_PER_POOL = 6
+_UNSEEN_TEXTURES = 1  # salt of their random numbers
 _SIZES = (0.80, 1.0, 1.25)  # times a jitter of 3 %: instances of one category differ clearly
 _IMAGE_SIZES = ((320, 240), (256, 256), (384, 216))
 _IMAGE_SIZE_SHARES = (0.6, 0.2, 0.2)
@@ -66,8 +67,11 @@ class Layout:
     surfaces: tuple[int, ...]
 
 
-def sample_pool(seed: int, block: int) -> Pool:
-    """The pool of a block, a pure function of its arguments."""
+def sample_pool(seed: int, block: int, *, unseen_textures: bool = False) -> Pool:
+    """The pool of a block, a pure function of its arguments.
+
+    unseen_textures: the same pool with surfaces that training never shows.
+    """
     rng = np.random.default_rng([seed, block, SCENES_PER_BLOCK])
     image_size = _IMAGE_SIZES[rng.choice(len(_IMAGE_SIZES), p=_IMAGE_SIZE_SHARES)]
     categories: list[str] = []
@@ -77,6 +81,9 @@ def sample_pool(seed: int, block: int) -> Pool:
             categories.append(category)
             shapes.append(make_shape(category, rng, size * rng.uniform(0.97, 1.03)))
     textures = np.stack([make_texture(rng) for _ in range(_TEXTURES_PER_POOL)])
+    if unseen_textures:  # from random numbers of their own, so that nothing else of the pool changes
+        apart = np.random.default_rng([seed, block, SCENES_PER_BLOCK, _UNSEEN_TEXTURES])
+        textures = np.stack([make_unseen_texture(apart) for _ in range(_TEXTURES_PER_POOL)])
     return Pool(
         tuple(categories),
         tuple(shapes),

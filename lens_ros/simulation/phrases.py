@@ -1,7 +1,8 @@
 """What people say about things on a table: every word that an expression or its rationale can contain.
 
 The tables hold templates (`{}` or named slots such as `{noun}`) and plain words, all lower case, separated by
-single blanks. `words()` walks them, so a phrase added to a table below is in the vocabulary at once.
+single blanks. `words()` walks them, so a phrase added to a table below is in the vocabulary at once. Not the
+phrases that are kept for evaluation (`UNSEEN_...`): those are new sentences of known words.
 """
 
 from __future__ import annotations
@@ -447,6 +448,55 @@ FUNCTION_MODIFIERS = {
     "rightmost": ("{f}, the rightmost one", "{f}, the one on the far right"),
     "closest": ("{f}, the closest one", "{f}, the one nearest to me", "{f}, the one closest to the camera"),
     "farthest": ("{f}, the farthest one", "{f}, the one farthest away", "{f}, the most distant one"),
+}
+
+# --- kept for evaluation ----------------------------------------------------------------------------------
+
+# Never said in training, in no kind of expression, and made of words that are: do not add them to _TABLES.
+UNSEEN_NEAREST = ("nearest to", "closest to")
+UNSEEN_FUNCTION = ("{f}, the one {relation} {anchor}", "{f} that is {relation} {anchor}")
+UNSEEN_INVERSE = ("the {noun} that {anchor} is {relation}",)
+UNSEEN_INVERSE_DEPTH = {
+    "front": ("the {noun} with {anchor} in front",),
+    "behind": ("the {noun} with {anchor} behind",),
+}
+UNSEEN_TWO_RELATIONS = (
+    "the {noun} {relation} {anchor} and {second} {other}",
+    "the {noun} that is {relation} {anchor} and {second} {other}",
+)
+UNSEEN_NOT_RELATED = (
+    "the {noun} that is not {relation} {anchor}",
+    "the {noun} which is not {relation} {anchor}",
+)
+UNSEEN_COMPARISON_FORMS = (
+    "the {noun} {more} than the {color} one",
+    "the {noun} that is {more} than the {color} one",
+)
+UNSEEN_COMPARISONS = {
+    "leftmost": ("farther to the left",),
+    "rightmost": ("farther to the right",),
+    "closest": ("closer to me", "closer to the camera", "nearer to me", "nearer to the camera"),
+    "farthest": ("farther away", "farther from me", "farther from the camera"),
+    "largest": ("larger", "bigger"),
+    "smallest": ("smaller",),
+}
+UNSEEN_WHAT = ("what is {relation} {anchor}",)
+# "What is left of the mug" is another question.
+UNSEEN_WHAT_RELATIONS = {
+    "left": ("to the left of", "on the left side of"),
+    "right": ("to the right of", "on the right side of"),
+    "front": ("in front of",),
+    "behind": ("behind",),
+}
+UNSEEN_WHAT_BETWEEN = ("what is between {anchor} and {other}", "what is in between {anchor} and {other}")
+UNSEEN_WHICH = ("which {noun} is {condition}",)
+UNSEEN_WHICH_SUPERLATIVES = {
+    "leftmost": ("on the far left", "farthest to the left"),
+    "rightmost": ("on the far right", "farthest to the right"),
+    "closest": ("closest to me", "nearest to me", "closest to the camera"),
+    "farthest": ("farthest away", "farthest from me", "farthest from the camera"),
+    "largest": ("the largest", "the biggest"),
+    "smallest": ("the smallest",),
 }
 
 # --- rationale --------------------------------------------------------------------------------------------

@@ -69,13 +69,16 @@ class SimulatorUnavailable(RuntimeError):
 class TabletopSimulator:
     """Random tabletop frames, each a pure function of (seed, index) and the options.
 
+    unseen_textures: the same scenes, on tables and between walls such as training never shows.
+
     Use it as a context manager, from one thread; it owns an OpenGL context. Raises SimulatorUnavailable when
     MuJoCo or off-screen OpenGL is missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, unseen_textures: bool = False) -> None:
         self._mujoco = _import_mujoco()
         self._graphics = _create_graphics(self._mujoco)
+        self._unseen_textures = unseen_textures
         self._pool_renderer: _PoolRenderer | None = None
         self._block: tuple[int, int] | None = None
 
@@ -156,7 +159,8 @@ class TabletopSimulator:
         if self._block != block or self._pool_renderer is None:
             if self._pool_renderer is not None:
                 self._pool_renderer.close()
-            self._pool_renderer = _PoolRenderer(self._mujoco, sample_pool(*block))
+            pool = sample_pool(*block, unseen_textures=self._unseen_textures)
+            self._pool_renderer = _PoolRenderer(self._mujoco, pool)
             self._block = block
         return self._pool_renderer
 

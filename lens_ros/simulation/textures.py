@@ -1,4 +1,7 @@
-"""Procedural textures for the table, the floor and the walls."""
+"""Procedural textures for the table, the floor and the walls.
+
+`make_texture` draws the families that training sees, `make_unseen_texture` others, kept for evaluation.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,15 @@ def make_texture(rng: np.random.Generator, size: int = TEXTURE_SIZE) -> np.ndarr
         base, pattern = _muted(rng), 0.25 * _mottle(rng, size)
     contrast = rng.uniform(0.06, 0.15)
     albedo = base * (1 + contrast * pattern[..., None])
+    return (np.clip(albedo, 0.05, 0.9) * 255).astype(np.uint8)
+
+
+def make_unseen_texture(rng: np.random.Generator, size: int = TEXTURE_SIZE) -> np.ndarray:
+    """A random surface of a family that `make_texture` never draws: terrazzo, striped carpet, printed paper
+    or plaid. Returns (size, size, 3) uint8 RGB; bolder than the others, and within the same bounds.
+    """
+    pattern = (_terrazzo, _carpet, _paper, _plaid)[rng.integers(4)]
+    albedo = pattern(rng, size) * (1 + 0.04 * _mottle(rng, size)[..., None])
     return (np.clip(albedo, 0.05, 0.9) * 255).astype(np.uint8)
 
 
@@ -77,3 +89,60 @@ def _weave(rng: np.random.Generator, size: int) -> np.ndarray:
     threads = np.sin(2 * np.pi * x / period) + np.sin(2 * np.pi * y / period)
     stripes = np.sin(2 * np.pi * x / size * rng.integers(2, 8)) * (rng.random() < 0.4)
     return 0.5 * threads + 1.2 * stripes + 0.3 * _mottle(rng, size)
+
+
+def _other(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
+    """A muted color that is clearly lighter or darker."""
+    shift = rng.uniform(0.2, 0.3)
+    lighter = color.mean() + shift < 0.8 and (color.mean() - shift < 0.16 or rng.random() < 0.5)
+    return np.clip(color + (shift if lighter else -shift) + rng.normal(0, 0.03, 3), 0.12, 0.84)
+
+
+def _terrazzo(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Angular chips of some tones, strewn in one ground."""
+    ground = _muted(rng)
+    chips = np.stack([_other(rng, ground), _other(rng, ground), _muted(rng)])
+    picture = np.empty((size, size, 3), np.float32)
+    picture[:] = ground
+    for _ in range(int(rng.integers(140, 260))):
+        corners = int(rng.integers(3, 7))
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        reach = rng.uniform(0.4, 1, corners) * rng.uniform(2, 7) * size / TEXTURE_SIZE
+        spokes = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        outline = rng.uniform(0, size, 2) + reach[:, None] * spokes
+        color = chips[rng.integers(len(chips))].tolist()
+        cv2.fillPoly(picture, [(outline * 16).astype(np.int32)], color, cv2.LINE_AA, shift=4)
+    return picture
+
+
+def _carpet(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Stripes of several widths and three tones, straight or slanting."""
+    ground = _muted(rng)
+    tones = np.stack([ground, _other(rng, ground), _muted(rng)])
+    widths = rng.uniform(0.4, 1.6, int(rng.integers(8, 20)))
+    borders = np.cumsum(widths) / widths.sum()
+    colors = np.cumsum(rng.integers(1, 3, len(widths))) % 3  # never twice the same
+    y, x = np.mgrid[0:size, 0:size] / size
+    place = (x + rng.integers(-1, 2) * y) % 1
+    return tones[colors[np.searchsorted(borders[:-1], place)]]
+
+
+def _paper(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Dots or diamonds in staggered rows."""
+    ground = _muted(rng)
+    y, x = np.mgrid[0:size, 0:size] / size
+    columns = int(rng.integers(5, 12))
+    row = np.floor(2 * columns * y)
+    u, v = (columns * x + 0.5 * (row % 2)) % 1 - 0.5, (2 * columns * y) % 1 - 0.5
+    reach = np.hypot(u, v / 2) if rng.random() < 0.5 else np.abs(u) + np.abs(v / 2)
+    return np.where((reach < rng.uniform(0.12, 0.24))[..., None], _other(rng, ground), ground)
+
+
+def _plaid(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Bands across bands: where they cross, both tones add."""
+    ground = _muted(rng)
+    band = _other(rng, ground) - ground
+    x = np.arange(size) / size
+    repeats = int(rng.integers(2, 6))
+    across = 0.55 * ((x * repeats) % 1 < rng.uniform(0.3, 0.5)) + 0.3 * ((x * repeats + 0.3) % 1 < 0.08)
+    return ground + band * (across[:, None] + across[None, :])[..., None]

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -6,6 +7,13 @@ from lens_ros.simulation.layout import TABLE_HALF_SIZE, Layout, Pool, sample_lay
 from lens_ros.simulation.meshes import make_shape
 from lens_ros.simulation.scene import SceneObject, mirror
 
+# Of seed 1, block 0 and its scene 0, as they were when the shipped weights were trained on them.
+REPEATS = [1.590645906, 1.507430565, 2.594921552, 1.579687039, 2.909683674, 1.782907109]
+TONES = [155.76, 187.15, 132.98, 66.92, 81.03, 83.98, 188.6, 174.75, 169.37,
+         118.79, 77.02, 48.73, 213.86, 213.86, 202.17, 141.36, 155.33, 161.8]  # fmt: skip
+PLACED = [("bowl", "black"), ("plate", "white"), ("can", "purple"), ("cup", "blue"), ("screwdriver", "red"),
+          ("can", "white")]  # fmt: skip
+POSITION = (0.0137695867, -0.1144089426)  # meters, of the bowl
 LIGHT_AT_MOST = 1.16  # exposure above which a white table would clip
 
 
@@ -102,3 +110,36 @@ def test_mirror_twice_gives_the_same_objects() -> None:
 def test_unknown_category_is_named() -> None:
     with pytest.raises(KeyError, match="teapot"):
         catalog.training_colors("teapot")
+
+
+def test_unseen_textures_change_the_surfaces_and_nothing_else(pool: Pool) -> None:
+    other = sample_pool(1, 0, unseen_textures=True)
+    assert other.textures.shape == pool.textures.shape and other.textures.dtype == np.uint8
+    assert not (other.textures == pool.textures).all(axis=(1, 2, 3)).any()
+    assert np.array_equal(other.textures, sample_pool(1, 0, unseen_textures=True).textures)
+    assert np.array_equal(other.texture_repeat, pool.texture_repeat)
+    assert (other.glossy, other.image_size) == (pool.glossy, pool.image_size)
+    assert sample_layout(other, 1, 5).placements == sample_layout(pool, 1, 5).placements
+    means = sample_pool(2, 0, unseen_textures=True).textures.mean(axis=(1, 2, 3)) / 255
+    assert means.min() > 0.1 and means.max() < 0.86
+
+
+def test_unseen_textures_are_bolder_than_those_of_training() -> None:
+    """As a share of the mean: training's contrast is 6 to 15 % of the albedo."""
+
+    def contrasts(unseen: bool) -> np.ndarray:
+        pools = [sample_pool(3, block, unseen_textures=unseen).textures.astype(float) for block in range(4)]
+        blurred = [cv2.GaussianBlur(texture, (0, 0), 2) for texture in np.concatenate(pools)]
+        return np.array([texture.mean(-1).std() / texture.mean() for texture in blurred])
+
+    assert np.median(contrasts(True)) > 1.5 * np.median(contrasts(False))
+
+
+def test_seeds_keep_the_scenes_that_training_rendered() -> None:
+    """What the weights were trained on can be rendered again: measured when they were."""
+    pool = sample_pool(1, 0)
+    assert pool.texture_repeat == pytest.approx(REPEATS, rel=1e-6)
+    assert pool.textures.mean(axis=(1, 2)).ravel() == pytest.approx(TONES, abs=0.05)
+    first = sample_layout(pool, 1, 0)
+    assert [(p.category, p.color) for p in first.placements] == PLACED
+    assert first.placements[0].position[:2] == pytest.approx(POSITION, rel=1e-6)

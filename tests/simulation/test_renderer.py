@@ -132,6 +132,16 @@ def test_depth_can_be_left_out(simulator: TabletopSimulator, frames: list[Frame]
     assert np.array_equal(frame.rgb, frames[1].rgb)
 
 
+def test_unseen_textures_are_under_the_same_objects(opengl: None, frames: list[Frame]) -> None:
+    with TabletopSimulator(unseen_textures=True) as other:
+        frame = other.frame(SEED, 1)
+    assert frame.objects == frames[1].objects
+    assert np.array_equal(frame.instances, frames[1].instances)
+    changed = np.abs(frame.rgb.astype(int) - frames[1].rgb).max(-1) > 5
+    assert changed[frame.instances == 0].mean() > 0.5
+    assert changed[frame.instances > 0].mean() < 0.1
+
+
 def test_a_vertical_camera_is_refused() -> None:
     with pytest.raises(ValueError, match="straight"):
         Camera.looking_at((0, 0, 1), (0, 0, 0), 45)

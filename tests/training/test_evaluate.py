@@ -12,9 +12,10 @@ import pytest
 
 from lens_ros.lens import Instance, Lens, Segmentation
 from lens_ros.model.checkpoint import save_model
-from lens_ros.simulation.expressions import Expression
+from lens_ros.simulation.catalog import HELD_OUT_PAIRS
+from lens_ros.simulation.expressions import SINGLE_KINDS, UNSEEN_KINDS, Expression
 from lens_ros.simulation.scene import Frame, SceneObject
-from training.data.questions import Question, tabletop_questions
+from training.data.questions import SPLITS, Question, Split, tabletop_questions
 from training.evaluate import main, score
 from training.nano import build_nano
 
@@ -161,6 +162,53 @@ def test_each_split_asks_its_own_questions(opengl: None, split: str) -> None:
     assert asked == [q.expression for q in tabletop_questions(43, scenes=4, expressions=12, split=split)]
     kinds = [expression.kind for expression in asked]
     assert kinds.count(split) == (12 if split == "all_of" else 6)
+
+
+def asked_objects(questions: list[Question]) -> list[SceneObject]:
+    return [next(o for o in q.frame.objects if (o.index,) == q.expression.targets) for q in questions]
+
+
+def test_unseen_pairs_are_all_that_is_asked_for(opengl: None) -> None:
+    asked = list(tabletop_questions(43, scenes=6, expressions=18, split="unseen_pairs"))
+    pairs = {(o.category, o.color) for o in asked_objects(asked)}
+    assert len(asked) == 18 and pairs <= HELD_OUT_PAIRS and len(pairs) >= 3
+    assert len({q.expression.kind for q in asked}) >= 4
+
+
+def test_unseen_phrasings_take_turns(opengl: None) -> None:
+    asked = list(tabletop_questions(43, scenes=6, expressions=24, split="unseen_phrasing"))
+    kinds = {q.expression.kind for q in asked}
+    assert kinds <= {*UNSEEN_KINDS} and len(kinds) >= 6
+    assert not {(o.category, o.color) for q in asked for o in q.frame.objects} & HELD_OUT_PAIRS
+
+
+def test_crowded_tables_hold_ten_objects_or_more(opengl: None) -> None:
+    asked = list(tabletop_questions(43, scenes=5, expressions=5, split="crowded"))
+    assert len(asked) == 5 and all(10 <= len(q.frame.objects) <= 13 for q in asked)
+    assert {q.expression.kind for q in asked} <= {*SINGLE_KINDS}
+
+
+def test_unseen_textures_ask_the_questions_of_in_distribution(opengl: None) -> None:
+    usual, other = (
+        list(tabletop_questions(43, scenes=3, expressions=6, split=split))
+        for split in ("in_distribution", "unseen_textures")
+    )
+    assert [q.expression for q in usual] == [q.expression for q in other]
+    assert all(not np.array_equal(a.frame.rgb, b.frame.rgb) for a, b in zip(usual, other, strict=True))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_questions_of_every_split_are_a_pure_function(opengl: None, split: Split) -> None:
+    first, again = (list(tabletop_questions(44, scenes=2, expressions=3, split=split)) for _ in range(2))
+    assert [q.expression for q in first] == [q.expression for q in again]
+    assert all(np.array_equal(a.frame.rgb, b.frame.rgb) for a, b in zip(first, again, strict=True))
+
+
+def test_questions_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown split 'all'.*crowded"):
+        tabletop_questions(1, 1, 1, "all")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one scene"):
+        tabletop_questions(1, 0, 1)
 
 
 def test_the_split_of_what_is_not_there_reports_precision_and_recall(

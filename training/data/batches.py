@@ -19,6 +19,7 @@ from lens_ros.simulation.scene import SceneObject, mirror
 from training.data.tabletop import TabletopShards
 from training.dense import DenseLabels, dense_labels, fraction_box
 
+HARD_KINDS = ("nearest", "between", "superlative", "size")
 IGNORED = -1  # label of positions that carry no language loss
 
 
@@ -68,11 +69,12 @@ class BatchPlan:
     """What a step trains on.
 
     ``expressions``: per image, 0 = none. ``short``: answer with the conclusion only, on the simple kinds only
-    (the curriculum's first part). ``simple_share``: how often a simple kind is drawn on purpose.
-    ``box_prompts``: per image. ``unknown_words``: how often an instruction gets a word that the tokenizer
-    does not know, at a random place: people say more than a small vocabulary holds. ``all_share`` and
-    ``none_share``: how often all of several objects, or something that is not there, is asked for on purpose.
-    ``fast_share``: how often the answer comes without a rationale, as with ``Lens.segment(think=False)``.
+    (the curriculum's first part). ``simple_share``, ``hard_share``: how often a simple kind, or one of those
+    that are hardest to learn, is drawn on purpose. ``box_prompts``: per image. ``unknown_words``: how often
+    an instruction gets a word that the tokenizer does not know, at a random place: people say more than a
+    small vocabulary holds. ``all_share`` and ``none_share``: how often all of several objects, or something
+    that is not there, is asked for on purpose. ``fast_share``: how often the answer comes without a
+    rationale, as with ``Lens.segment(think=False)``.
     """
 
     images: int
@@ -83,6 +85,7 @@ class BatchPlan:
     unknown_words: float = 0.0
     all_share: float = 0.0
     none_share: float = 0.0
+    hard_share: float = 0.0
     fast_share: float = 0.0
 
 
@@ -166,6 +169,8 @@ class BatchMaker:
             kind = "all_of"
         elif draw < plan.all_share + plan.none_share:
             kind = "none"
+        elif draw < plan.all_share + plan.none_share + plan.hard_share:
+            kind = HARD_KINDS[int(rng.integers(len(HARD_KINDS)))]
         said = sample_expression(objects, size, rng, kind=kind, coordinate_extent=self._image.reasoner_size)
         if said is None or plan.unknown_words == 0 or rng.random() >= plan.unknown_words:
             return said

@@ -19,6 +19,7 @@ from lens_ros.model.images import reasoner_picture, segmenter_picture, visual_gr
 from lens_ros.model.network import LensModel
 from lens_ros.simulation.expressions import SIMPLE_KINDS, Expression, sample_expression
 from lens_ros.simulation.scene import SceneObject, mirror
+from training.data.batches import HARD_KINDS
 from training.data.tabletop import TabletopShards
 from training.dense import fraction_box
 from training.policy import Completions
@@ -31,13 +32,14 @@ class Mix:
     """What is asked for, in shares of 0 to 1.
 
     Attributes:
-        simple: a simple kind of expression, on purpose.
+        simple, hard: a simple kind of expression, or one of those that are hardest to learn, on purpose.
         all_of, none: all of several objects, and what is not there.
         fast: answers without a rationale.
         unknown_words: instructions with a word, at a random place, that the tokenizer does not know.
     """
 
     simple: float = 0.12
+    hard: float = 0.0
     all_of: float = 0.16
     none: float = 0.14
     fast: float = 0.25
@@ -120,6 +122,8 @@ class Examples:
             kind = "all_of"
         elif draw < mix.simple + mix.all_of + mix.none:
             kind = "none"
+        elif draw < mix.simple + mix.all_of + mix.none + mix.hard:
+            kind = HARD_KINDS[int(rng.integers(len(HARD_KINDS)))]
         said = sample_expression(objects, size, rng, kind=kind, coordinate_extent=self._extent)
         if said is None or rng.random() >= mix.unknown_words:
             return said
