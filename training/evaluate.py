@@ -186,8 +186,8 @@ def _drawn(question: Question, answer: Segmentation) -> np.ndarray:
     for o in question.frame.objects:
         if o.index in question.expression.targets:
             x1, y1, x2, y2 = o.box
-            for color, thickness in ((0, 0, 0), 3), ((255, 255, 255), 1):  # white shows on no white table
-                cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), color, thickness)
+            cv2.rectangle(picture, (x1 - 1, y1 - 1), (x2, y2), (0, 0, 0), 1)  # white shows on no white table
+            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), (255, 255, 255), 1)
     return picture
 
 

@@ -46,9 +46,10 @@ _HEADLINE = {
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #1c2330; --quiet: #667085;
-  --line: #e2e6ec; --bar: #cfe3fb; --good: #14804a; --fair: #a15c07; --bad: #b42318; }
+  --line: #e2e6ec; --bar: #cfe3fb; --accent: #3b7dd8; --good: #14804a; --fair: #a15c07; --bad: #b42318; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b212a; --text: #e6e9ee;
-  --quiet: #98a2b3; --line: #2c3440; --bar: #24456b; --good: #4cc38a; --fair: #e5a04b; --bad: #f2796b; } }
+  --quiet: #98a2b3; --line: #2c3440; --bar: #24456b; --accent: #5b9bf0; --good: #4cc38a;
+  --fair: #e5a04b; --bad: #f2796b; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
   font: 15px/1.45 system-ui, "Segoe UI", Roboto, sans-serif; }
@@ -65,13 +66,14 @@ h2 { font-size: 19px; margin: 36px 0 4px; }
 .card span { display: block; font-weight: 600; }
 .card small { color: var(--quiet); }
 .wide { overflow-x: auto; padding: 8px 12px; margin-bottom: 12px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 9px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 7px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-th { color: var(--quiet); font-weight: 600; }
+th { color: var(--quiet); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tr:last-child td { font-weight: 700; border-bottom: 0; }
 svg text { fill: var(--quiet); font-size: 11px; }
-svg rect { fill: var(--fair); }
+svg rect { fill: var(--accent); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 14px; }
 figure { margin: 0; overflow: hidden; }
 figure img { display: block; width: 100%; }
@@ -221,8 +223,9 @@ def _histogram(overlaps: Sequence[float]) -> str:
         parts.append(f'<rect x="{x}" y="{140 - height:.1f}" width="50" height="{height:.1f}" rx="2"></rect>')
         parts.append(f'<text x="{x + 25}" y="{134 - height:.1f}" text-anchor="middle">{count}</text>')
         parts.append(f'<text x="{x}" y="156">{k / 10:.1f}</text>')
+    parts.append('<text x="588" y="156">1.0</text>')
     return (
-        '<div class="wide"><svg viewBox="0 0 596 162" style="max-width: 720px; width: 100%" role="img" '
+        '<div class="wide"><svg viewBox="0 0 612 162" style="max-width: 720px; width: 100%" role="img" '
         f'aria-label="histogram of mask IoU">{"".join(parts)}</svg></div>'
     )
 
