@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -34,8 +35,9 @@ from lens_ros.model.answers import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
 from lens_ros.simulation.renderer import SimulatorUnavailable
-from lens_ros.visualization import Tile, contact_sheet, overlay
+from lens_ros.visualization import Tile, contact_sheet
 from training.data.questions import SPLITS, Question, tabletop_questions
+from training.pictures import answer_tile, drawn_answer
 
 PICTURES = 24  # answers on the contact sheet
 
@@ -127,6 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--scenes, --expressions and --threads must be at least 1, --seed at least 0")
     torch.set_num_threads(options.threads)
     try:
+        for path in filter(None, (options.json, options.html, options.sheet)):  # not after minutes of answers
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() or not os.access(path.parent, os.W_OK):
+                raise ValueError(f"cannot write {path}: name a file in a folder that you may write to")
         refuse_rendered_seeds(find_model(options.model), options.seed)
         lens = Lens.from_pretrained(options.model)
         asked = tabletop_questions(options.seed, options.scenes, count, options.split)
@@ -137,10 +143,10 @@ def main(arguments: list[str] | None = None) -> int:
         for question, answer, result in ask(lens, questions, think=False if options.fast else None):
             scores.append(result)
             if options.sheet and len(tiles) < PICTURES:
-                tiles.append(_tile(question, answer, result))
+                tiles.append(answer_tile(question, answer, result))
             if options.html:
                 examples.append(_example(question, answer, result))
-    except (CheckpointError, SimulatorUnavailable, ValueError) as error:
+    except (CheckpointError, SimulatorUnavailable, OSError, ValueError) as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
     names = ("model", "data", "seed", "scenes", "split", "fast", "threads")
@@ -152,14 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
         **({"nothing": summarize_nothing(scores)} if options.split == "none" else {}),
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     if options.html:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
         title = f"{Path(options.model).name}: {options.split.replace('_', ' ')}"
         options.html.write_text(html_report(title, about, examples), encoding="utf-8")
     if options.sheet:
-        options.sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet = cv2.cvtColor(contact_sheet(tiles, columns=4, width=320), cv2.COLOR_RGB2BGR)
         if not cv2.imwrite(str(options.sheet), sheet):
             print(f"training.evaluate: cannot write {options.sheet}: name a .png or .jpg", file=sys.stderr)
@@ -170,25 +173,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _tile(question: Question, answer: Segmentation, result: Score) -> Tile:
-    title = f"{question.expression.text}  [{result.iou:.2f}]"
-    return Tile(_drawn(question, answer), title, answer.reasoning)
-
-
 def _example(question: Question, answer: Segmentation, result: Score) -> Example:
-    picture = jpeg(_drawn(question, answer))
+    picture = jpeg(drawn_answer(question, answer))
     return Example(picture, question.expression.text, answer.reasoning, answer.reason, result)
-
-
-def _drawn(question: Question, answer: Segmentation) -> np.ndarray:
-    """The answer as an overlay, the true boxes in white."""
-    picture = overlay(question.frame.rgb, answer)
-    for o in question.frame.objects:
-        if o.index in question.expression.targets:
-            x1, y1, x2, y2 = o.box
-            cv2.rectangle(picture, (x1 - 1, y1 - 1), (x2, y2), (0, 0, 0), 1)  # white shows on no white table
-            cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), (255, 255, 255), 1)
-    return picture
 
 
 def _table(result: dict) -> str:
