@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> 
 
 def _run(task_of: Callable[[C], Task], config: C) -> Path:
     """What each process does."""
+    # DDP's word on the gradients of 1x1 convolutions: nothing that could be done about it.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         return _Run(task_of, config).train()
     finally:
