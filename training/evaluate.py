@@ -9,6 +9,7 @@ pairs of category and color (unseen_pairs), sentences of another form (unseen_ph
 
 The JSON file holds the arguments, the numbers of lens_ros.evaluation.metrics.summarize over all questions
 and, under by_kind, per kind of expression; for --split none also, under nothing, those of summarize_nothing.
+The HTML file shows them, with pictures of answers, and needs nothing beside it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind, summarize_nothing
+from lens_ros.evaluation.report import Example, html_report, jpeg
 from lens_ros.instances import box_iou
 from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.answers import parse_answer
@@ -115,14 +117,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, required=True, help="of the scenes; not one of training")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--html", type=Path, help="write a report with pictures here")
     parser.add_argument("--sheet", type=Path, help=f"write a picture of the first {PICTURES} answers here")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"default: {SPLITS[0]}")
     parser.add_argument("--fast", action="store_true", help="answers without thinking first")
     options = parser.parse_args(arguments)
-    if options.scenes < 1 or options.seed < 0:
-        parser.error("--scenes must be at least 1 and --seed at least 0")
+    count = round(2.5 * options.scenes) if options.expressions is None else options.expressions
+    if min(options.scenes, count, options.threads) < 1 or options.seed < 0:
+        parser.error("--scenes, --expressions and --threads must be at least 1, --seed at least 0")
     torch.set_num_threads(options.threads)
-    count = options.expressions or round(2.5 * options.scenes)
     try:
         refuse_rendered_seeds(find_model(options.model), options.seed)
         lens = Lens.from_pretrained(options.model)
@@ -130,21 +133,20 @@ def main(arguments: list[str] | None = None) -> int:
         questions = tqdm(asked, total=count, desc="answering")
         scores: list[Score] = []
         tiles: list[Tile] = []
+        examples: list[Example] = []
         for question, answer, result in ask(lens, questions, think=False if options.fast else None):
             scores.append(result)
-            if len(tiles) < PICTURES:
+            if options.sheet and len(tiles) < PICTURES:
                 tiles.append(_tile(question, answer, result))
+            if options.html:
+                examples.append(_example(question, answer, result))
     except (CheckpointError, SimulatorUnavailable, ValueError) as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
+    names = ("model", "data", "seed", "scenes", "split", "fast", "threads")
+    about = {name: getattr(options, name) for name in names}
     numbers = {
-        "model": options.model,
-        "data": options.data,
-        "seed": options.seed,
-        "scenes": options.scenes,
-        "split": options.split,
-        "fast": options.fast,
-        "threads": options.threads,
+        **about,
         **summarize(scores),
         "by_kind": summarize_by_kind(scores),
         **({"nothing": summarize_nothing(scores)} if options.split == "none" else {}),
@@ -152,6 +154,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if options.html:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
+        title = f"{Path(options.model).name}: {options.split.replace('_', ' ')}"
+        options.html.write_text(html_report(title, about, examples), encoding="utf-8")
     if options.sheet:
         options.sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet = cv2.cvtColor(contact_sheet(tiles, columns=4, width=320), cv2.COLOR_RGB2BGR)
@@ -165,20 +171,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _tile(question: Question, answer: Segmentation, result: Score) -> Tile:
+    title = f"{question.expression.text}  [{result.iou:.2f}]"
+    return Tile(_drawn(question, answer), title, answer.reasoning)
+
+
+def _example(question: Question, answer: Segmentation, result: Score) -> Example:
+    picture = jpeg(_drawn(question, answer))
+    return Example(picture, question.expression.text, answer.reasoning, answer.reason, result)
+
+
+def _drawn(question: Question, answer: Segmentation) -> np.ndarray:
     """The answer as an overlay, the true boxes in white."""
     picture = overlay(question.frame.rgb, answer)
     for o in question.frame.objects:
         if o.index in question.expression.targets:
             x1, y1, x2, y2 = o.box
+            cv2.rectangle(picture, (x1 - 1, y1 - 1), (x2, y2), (0, 0, 0), 1)  # white shows on no white table
             cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), (255, 255, 255), 1)
-    return Tile(picture, f"{question.expression.text}  [{result.iou:.2f}]", answer.reasoning)
+    return picture
 
 
 def _table(result: dict) -> str:
-    columns = ("n", "right_object", "box_acc50", "ciou", "giou", "format_rate", "median_seconds")
-    lines = ["".join(f"{name:>16}" for name in ("kind", *columns))]
+    columns = "n right_object box_acc50 ciou giou pr50 pr70 pr90 format_rate median_seconds".split()
+    lines = [f"{'kind':>17}" + "".join(f"{name:>{max(8, len(name) + 2)}}" for name in columns)]
     for kind, row in [*result["by_kind"].items(), ("all", result)]:
-        lines.append(f"{kind:>16}" + "".join(f"{row[name]:>16}" for name in columns))
+        cells = (f"{row[name]:>{max(8, len(name) + 2)}}" for name in columns)
+        lines.append(f"{kind:>17}" + "".join(cells))
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""How good an answer is."""
+"""How good answers are, and a report of it."""

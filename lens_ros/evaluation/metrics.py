@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -54,7 +56,8 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
     """Means over ``scores`` (at least one).
 
     ``ciou``: summed intersections over summed unions; ``giou``: mean IoU per answer; both and the rates in
-    percent. ``box_acc50``: box IoU > 0.5. ``median_seconds``, ``p95_seconds``: instruction to mask.
+    percent. ``pr50`` to ``pr90``: Pr@0.5 to Pr@0.9, answers whose mask has an IoU above that threshold.
+    ``box_acc50``: box IoU > 0.5. ``median_seconds``, ``p95_seconds``: instruction to mask.
 
     Raises:
         ValueError: no scores.
@@ -71,6 +74,7 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
         "n": len(scores),
         "ciou": round(100 * sum(s.intersection for s in scores) / union, 2) if union else 100.0,
         "giou": percent([s.iou for s in scores]),
+        **{f"pr{round(100 * t)}": percent([s.iou > t for s in scores]) for t in PRECISION_THRESHOLDS},
         "box_acc50": percent([s.box_iou > 0.5 for s in scores]),
         "right_object": percent([s.right_object for s in scores]),
         "format_rate": percent([s.well_formed for s in scores]),

@@ -37,6 +37,13 @@ def test_rates() -> None:
     assert list(by_kind) == ["a", "b"] and by_kind["b"]["n"] == 1
 
 
+def test_precision_counts_answers_above_each_threshold() -> None:
+    scores = [make("a", overlap, 100) for overlap in (50, 51, 65, 75, 85, 90, 91, 100)]
+    result = summarize(scores)
+    assert [result[f"pr{t}"] for t in (50, 60, 70, 80, 90)] == [87.5, 75.0, 62.5, 50.0, 25.0]
+    assert summarize([make("none", 0, 0)])["pr90"] == 100.0
+
+
 def test_nothing_there_by_hand() -> None:
     there, said = {"nothing_there": True}, {"nothing_said": True}
     right, missed, false = (

@@ -138,6 +138,16 @@ def test_seeds_of_training_are_refused(
     assert f"seed {seed} was rendered while this model was trained" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bad", [("--scenes", "0"), ("--expressions", "0"), ("--threads", "0")])
+def test_arguments_that_make_no_sense_are_named(
+    bad: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--seed", "9", *bad])
+    assert stopped.value.code == 2
+    assert f"{bad[0]}" in capsys.readouterr().err
+
+
 def test_a_model_without_a_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(tmp_path), "--seed", "9"]) == 2
     assert "names the seeds" in capsys.readouterr().err
@@ -145,14 +155,17 @@ def test_a_model_without_a_record_is_refused(tmp_path: Path, capsys: pytest.Capt
 
 def test_writes_all_numbers(opengl: None, untrained: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "numbers.json"
-    arguments = ["--model", str(untrained), "--seed", "31", "--scenes", "2", "--expressions", "5"]
-    sheet = tmp_path / "sheet.png"
-    assert main([*arguments, "--json", str(out), "--sheet", str(sheet)]) == 0
+    arguments = ["--model", str(untrained), "--seed", "31", "--scenes", "2", "--expressions", "3"]
+    arguments += ["--threads", "1"]
+    sheet, page = tmp_path / "sheet.png", tmp_path / "pages" / "report.html"
+    assert main([*arguments, "--json", str(out), "--sheet", str(sheet), "--html", str(page)]) == 0
+    assert page.read_text().count("data:image/jpeg;base64,") == 3
     assert cv2.imread(str(sheet)).shape[1] > 1000
     result = json.loads(out.read_text())
-    assert result["n"] == 5 and result["seed"] == 31
+    assert result["n"] == 3 and result["seed"] == 31
+    assert {"pr50", "pr60", "pr70", "pr80", "pr90", "accepted_rate"} <= result.keys()
     assert {"ciou", "giou", "box_acc50", "right_object", "format_rate", "median_seconds"} <= result.keys()
-    assert sum(kind["n"] for kind in result["by_kind"].values()) == 5
+    assert sum(kind["n"] for kind in result["by_kind"].values()) == 3
     assert all({"ciou", "right_object", "format_rate"} <= kind.keys() for kind in result["by_kind"].values())
 
 
@@ -216,7 +229,7 @@ def test_the_split_of_what_is_not_there_reports_precision_and_recall(
 ) -> None:
     out = tmp_path / "numbers.json"
     arguments = ["--model", str(untrained), "--seed", "31", "--scenes", "1", "--expressions", "2"]
-    assert main([*arguments, "--split", "none", "--fast", "--json", str(out)]) == 0
+    assert main([*arguments, "--split", "none", "--fast", "--threads", "1", "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["split"] == "none" and result["fast"] is True
     assert result["nothing"]["questions"] == 1
