@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint clean
+.PHONY: help setup run test lint train-nano train-smoke clean
 
 # The Python that .venv/ is made from: what it was made from before, or the first on the PATH that fits.
 PYTHON ?= $(or $(wildcard .venv/bin/python),$(shell \
@@ -23,6 +23,8 @@ help:
 	@echo 'make run ASK="the blue mug"   the same with your instruction'
 	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them)'
 	@echo 'make lint                     linter and type checker alone'
+	@echo 'make train-smoke              the training programs end to end, a few steps each; results in out/train-smoke'
+	@echo 'make train-nano               lens-nano from nothing, overnight on two cores; goes on where it was stopped'
 	@echo 'make setup                    the environment alone, in .venv/ build/ install/; `. ./env.sh` enters it'
 	@echo '                              PYTHON=python3.10 chooses the Python, LENS_TORCH=cpu|cuda|keep the torch build'
 	@echo 'make clean                    removes all that the others made'
@@ -39,6 +41,16 @@ lint: setup
 
 test: lint
 	@echo '== pytest' && $(in_environment) python -m pytest $(TESTS)
+
+train-smoke: setup
+	@$(in_environment) rm -rf out/train-smoke && python -m training.smoke out/train-smoke
+
+# Every piece goes on where it was stopped, and does nothing more once it is finished.
+train-nano: setup
+	@$(in_environment) set -e; \
+	python -m training.data.tabletop --seed 1 --scenes 20480 --workers 2 --out runs/tabletop; \
+	python -m training.supervise training/configs/nano.yaml; \
+	python -m training.supervise training/configs/nano_continue.yaml start_from=runs/nano/model
 
 clean:
 	rm -rf .venv build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis lens_ros.egg-info

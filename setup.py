@@ -36,7 +36,14 @@ setup(
     ],
     extras_require={
         "simulation": ["mujoco>=3.3"],
-        "training": ["matplotlib>=3.8", "mujoco>=3.3", "scipy>=1.11"],
+        "training": [
+            "accelerate>=1.10",
+            "matplotlib>=3.8",
+            "mujoco>=3.3",
+            "peft>=0.18",
+            "scipy>=1.11",
+            "tensorboard>=2.18",
+        ],
         "test": [
             "hypothesis>=6.100",
             "mypy>=1.10",

@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> 
 
 def _run(task_of: Callable[[C], Task], config: C) -> Path:
     """What each process does."""
+    # DDP's word on the gradients of 1x1 convolutions: nothing that could be done about it.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         return _Run(task_of, config).train()
     finally:
@@ -383,7 +386,7 @@ def _facts(task: Task, accelerator: Accelerator, config: RunConfig, resumed: Pro
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     trained = trained_parameters(task.module, model)
-    counts = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in trained.items())
+    counts = ", ".join(f"{part} {count / 1e6:.3g} M" for part, count in trained.items())
     return "\n".join(
         (
             f"{config.out}: step {resumed.step} of {config.steps}; processes: {config.processes} on {name} "

@@ -1,4 +1,4 @@
-"""The curves of a training run as a picture.
+"""The curves of a run of any training program as a picture.
 
 python -m training.plot models/lens-nano/metrics.jsonl docs/images/training.png
 """
@@ -12,11 +12,23 @@ from pathlib import Path
 
 from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-_MASKS = {"boxes/iou": "box prompt, training", "context/iou": "context prompt, training (answer given)"}
-_WORDS = {
-    "language/word_accuracy": "next word",
-    "language/number_accuracy": "next number, exact",
-    "dense/word_accuracy": "category from a visual token",
+# Titles of panels, and the curves in them: what a run did not measure has no panel.
+_TRAINING = {
+    "mask IoU": {
+        "boxes/iou": "box prompt, training",
+        "context/iou": "context prompt, training (answer given)",
+        "iou": "context prompt, training",
+    },
+    "accuracy of predictions": {
+        "language/word_accuracy": "next word",
+        "language/number_accuracy": "next number, exact",
+        "dense/word_accuracy": "category from a visual token",
+    },
+    "rewards of sampled answers": {
+        "rewards/format/mean": "format",
+        "rewards/box/mean": "box",
+        "rewards/segment/mean": "segment",
+    },
 }
 _ANSWERS = {"right_object": "right object", "box_acc50": "box IoU > 0.5", "ciou": "mask cIoU"}
 
@@ -40,13 +52,16 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def draw_curves(metrics: list[dict], out: Path) -> None:
-    """Three panels over minutes: masks and words during training, greedy answers on validation scenes."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, title, curves in (
-        (axes[0], "mask IoU", _MASKS),
-        (axes[1], "accuracy of predictions", _WORDS),
-    ):
+    """Panels over minutes: what was measured of masks, words and rewards during training, and greedy answers
+    on validation scenes."""
+    panels = {
+        title: curves
+        for title, curves in _TRAINING.items()
+        if any(key in line for line in metrics for key in curves)
+    }
+    figure = Figure(figsize=(4.4 * (len(panels) + 1), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
+    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for key, label in curves.items():
             points = [(m["seconds"] / 60, m[key]) for m in metrics if key in m]
             if points:
@@ -54,8 +69,8 @@ def draw_curves(metrics: list[dict], out: Path) -> None:
         axis.set(title=title, ylim=(0, 1))
     evaluated = [(m["seconds"] / 60, m["evaluation"]) for m in metrics if "evaluation" in m]
     for key, label in _ANSWERS.items():
-        axes[2].plot([t for t, _ in evaluated], [e[key] for _, e in evaluated], marker="o", label=label)
-    axes[2].set(title="greedy answers on validation scenes, %", ylim=(0, 100))
+        axes[-1].plot([t for t, _ in evaluated], [e[key] for _, e in evaluated], marker="o", label=label)
+    axes[-1].set(title="greedy answers on validation scenes, %", ylim=(0, 100))
     for axis in axes:
         axis.set_xlabel("minutes")
         axis.grid(alpha=0.3)

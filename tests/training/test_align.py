@@ -17,8 +17,8 @@ from training.align import Alignment
 from training.config import AlignConfig
 from training.data.examples import Example, Examples, Mix, taught
 from training.data.tabletop import TabletopShards
-from training.lora import LoraConfig
 from training.loop import train
+from training.lora import LoraConfig
 from training.parts import part_of
 from training.plot import read_metrics
 
@@ -64,9 +64,7 @@ def test_masks_come_from_nothing_but_a_trained_reasoner(shard_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("parts", [("context", "mask_decoder"), ("image_encoder",)])
-def test_only_the_parts_that_were_asked_for_move(
-    parts: tuple, shard_folder: Path, tmp_path: Path
-) -> None:
+def test_only_the_parts_that_were_asked_for_move(parts: tuple, shard_folder: Path, tmp_path: Path) -> None:
     begun = config(tmp_path, shard_folder, train=parts)
     train(Alignment, begun)
     assert moved(tmp_path, begun) == set(parts)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from training.plot import main, read_metrics
@@ -23,12 +24,22 @@ def write(folder: Path, *texts: str) -> Path:
     return path
 
 
+def drawn(folder: Path, lines: list[dict]) -> np.ndarray:
+    metrics = write(folder, *map(json.dumps, lines))
+    assert main([str(metrics), str(folder / "a" / "curves.png")]) == 0
+    return cv2.imread(str(folder / "a" / "curves.png"))
+
+
 def test_draws(tmp_path: Path) -> None:
-    metrics = write(tmp_path, *map(json.dumps, LINES))
-    assert main([str(metrics), str(tmp_path / "a" / "curves.png")]) == 0
-    picture = cv2.imread(str(tmp_path / "a" / "curves.png"))
-    assert picture.shape[1] > 1000
+    picture = drawn(tmp_path, LINES)
     assert len({tuple(color) for color in picture[::7, ::7].reshape(-1, 3).tolist()}) > 4
+
+
+def test_there_is_a_panel_for_each_thing_that_was_measured(tmp_path: Path) -> None:
+    panel = drawn(tmp_path, LINES[2:]).shape[1]
+    assert drawn(tmp_path, LINES).shape[1] == 2 * panel
+    rewards = {"step": 100, "seconds": 120, "iou": 0.5, "rewards/box/mean": 0.7, "kl": 0.01}
+    assert drawn(tmp_path, [*LINES[2:], rewards]).shape[1] == 3 * panel
 
 
 def test_a_resumed_run_counts_each_step_once(tmp_path: Path) -> None:
