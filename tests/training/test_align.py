@@ -55,7 +55,7 @@ def test_masks_come_from_nothing_but_a_trained_reasoner(shard_folder: Path, tmp_
     )  # fmt: skip
     train(Alignment, begun)
     iou = [line["iou"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
-    assert max(iou[:2]) < 0.2 and min(iou[-2:]) > 0.5
+    assert sum(iou[:4]) / 4 < 0.35 and min(iou[-2:]) > 0.6
     assert moved(tmp_path, begun) == {"context"}
     record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
     assert record["program"] == "training.align"
