@@ -58,9 +58,9 @@ class Reinforce(Task):
         self.config = config
         self.model, self.tokenizer = load_model(find_model(config.start_from))
         reference = copy.deepcopy(self.model) if config.beta and config.lora is None else None
+        freeze_all_but(self.model, config.train)
         if config.lora is not None:
             inject(self.model, config.lora)
-        freeze_all_but(self.model, config.train)
         self.module = self.policy = Policy(self.model)
         self.reference = None if reference is None else Policy(reference).requires_grad_(False)
         side = self.model.config.image.reasoner_size

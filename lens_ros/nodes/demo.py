@@ -47,7 +47,7 @@ QUESTIONS = (
     ("attribute", "pick up the red bottle"),
     ("superlative", "the leftmost mug"),
     ("size", "the largest mug"),
-    ("relation", "the yellow object to the right of the white mug"),
+    ("relation", "the can to the right of the white mug"),
     ("nearest", "the mug nearest to the hammer"),
     ("function", "something to clean the table with"),
     ("negation", "the mug that is not blue"),

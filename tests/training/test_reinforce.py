@@ -138,7 +138,7 @@ def test_only_what_is_asked_for_moves(config: ReinforceConfig, trained: tuple) -
 
 
 def test_with_adapters_the_reference_is_the_model_without_them(config: ReinforceConfig) -> None:
-    task = Reinforce(dataclasses.replace(config, lora=LoraConfig(rank=2), lr=1e-2))
+    task = Reinforce(dataclasses.replace(config, train=("context",), lora=LoraConfig(rank=2), lr=1e-2))
     assert task.reference is None
     (optimizer,) = task.optimizers().values()
     loss, metrics = turn(task)
