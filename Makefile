@@ -52,7 +52,9 @@ train-nano: setup
 	python -m training.supervise training/configs/nano.yaml; \
 	python -m training.supervise training/configs/nano_continue.yaml start_from=runs/nano/model; \
 	python -m training.data.tabletop --seed 3 --scenes 24576 --workers 2 --out runs/tabletop3; \
-	python -m training.supervise training/configs/nano_continue2.yaml start_from=runs/nano_continue/model
+	python -m training.supervise training/configs/nano_continue2.yaml start_from=runs/nano_continue/model; \
+	python -m training.compare --start runs/nano_continue2/model --data runs/tabletop3 --out runs/compare; \
+	python -m training.average runs/nano_average runs/nano_continue2/model runs/compare/*-?/model
 
 clean:
 	rm -rf .venv build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis lens_ros.egg-info

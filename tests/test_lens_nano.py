@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,16 @@ import pytest
 from lens_ros.evaluation.metrics import summarize, summarize_nothing
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model
-from training.config import SuperviseConfig, load_config
+from training.config import ReinforceConfig, SuperviseConfig, load_config, plain
 from training.data.questions import tabletop_questions
 from training.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {
+    "nano_continue2": ("training.supervise", SuperviseConfig),
+    "compare_supervise": ("training.supervise", SuperviseConfig),
+    "compare_reinforce": ("training.reinforce", ReinforceConfig),
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +70,20 @@ def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, demo_image: n
     assert answer.instances[0].label.endswith("banana")
 
 
-def test_the_record_names_the_committed_configuration() -> None:
+def test_the_record_names_the_committed_configurations() -> None:
     record = json.loads((find_model("lens-nano") / "training.json").read_text())
-    committed = load_config(SuperviseConfig, ROOT / "training" / "configs" / "nano_continue2.yaml", [])
-    folders = {"data": committed.data, "out": committed.out}
-    assert record["program"] == "training.supervise"
-    assert SuperviseConfig(**record["config"], **folders) == committed
-    assert {1, 2, committed.data_seed} == set(record["rendered_seeds"])
+    assert record["program"] == "training.average"
+    ran = Counter(name for run in record["averaged"] for name in CONFIGS if is_run_of(run, name))
+    assert ran == {"nano_continue2": 1, "compare_supervise": 3, "compare_reinforce": 3}
+    assert record["rendered_seeds"] == [1, 2, 3]
+
+
+def is_run_of(run: dict, name: str) -> bool:
+    """Whether a recorded run followed a committed configuration, whatever its seed."""
+    program, kind = CONFIGS[name]
+    committed = plain(load_config(kind, ROOT / "training" / "configs" / f"{name}.yaml", []))
+    recorded = {k: v for k, v in run["config"].items() if k not in ("seed", "start_from")}
+    return run["program"] == program and all(committed[k] == v for k, v in recorded.items())
 
 
 def test_the_weights_are_small() -> None:
