@@ -200,7 +200,7 @@ def _bars(axis: Axes, result: dict) -> None:
         for place, of in zip(places, values, strict=True):
             axis.plot([place] * len(of), of, ".", color="black", markersize=4)
     axis.set_xticks(range(len(splits)), [split.replace("_", "\n") for split in splits], fontsize=8)
-    axis.set(title="mask cIoU at the end (dots: seeds)", ylim=(40, None))
+    axis.set(title="mask cIoU at the end (dots: seeds)", ylim=(0, None))
 
 
 if __name__ == "__main__":
