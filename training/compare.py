@@ -27,9 +27,11 @@ from tqdm import tqdm
 
 from lens_ros.evaluation.metrics import Score, summarize
 from lens_ros.lens import Lens
+from lens_ros.model.checkpoint import find_model
+from lens_ros.model.errors import CheckpointError
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from training.data.questions import Split, tabletop_questions
-from training.evaluate import evaluate
+from training.evaluate import evaluate, refuse_rendered_seeds
 from training.export import RECORD
 from training.plot import read_metrics
 from training.progress import METRICS
@@ -87,6 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--evaluation-seed", type=int, default=9301, help="of their scenes")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="of both arms' configurations")
     options = parser.parse_args(arguments)
+    if options.questions < 1:
+        parser.error("--questions must be at least 1")
+    try:
+        refuse_rendered_seeds(find_model(options.start), options.evaluation_seed)
+    except (CheckpointError, ValueError) as error:
+        print(f"training.compare: {error}", file=sys.stderr)
+        return 2
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in tqdm(options.seeds, desc="training", unit="seed"):
         running = {arm: train(arm, seed, options) for arm in ARMS}

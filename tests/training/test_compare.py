@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from lens_ros.evaluation.metrics import Score
-from training.compare import ARMS, SPLITS, START, UNSEEN, compared, draw, run_folder, table
+from training.compare import ARMS, SPLITS, START, UNSEEN, compared, draw, main, run_folder, table
 from training.data.questions import Split
 
 SEEDS = [0, 1]
@@ -58,3 +58,16 @@ def test_differences_are_paired_by_seed_and_unseen_splits_are_pooled(options: ar
     draw(result, options)
     picture = cv2.imread(str(options.out / "compare.png"))
     assert picture is not None and picture.std() > 5
+
+
+@pytest.mark.parametrize(
+    ("start", "told"), [("lens-nano", "seed 1 was rendered"), ("/nowhere/at-all", "/nowhere/at-all")]
+)
+def test_nothing_is_trained_for_numbers_that_would_mean_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], start: str, told: str
+) -> None:
+    out = tmp_path / "out"
+    asked = ["--start", start, "--data", str(tmp_path), "--out", str(out), "--evaluation-seed", "1"]
+    assert main(asked) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
