@@ -7,7 +7,7 @@ rationale is not made up for them: see `Expression.rationale`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -201,14 +201,21 @@ def _negated_relation(view: View, rng: np.random.Generator) -> Draft | None:
 # --- between, and more ------------------------------------------------------------------------------------
 
 
-def _between_modified(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the leftmost object between the bowl and the plate', 'the red cup between the bowl and the plate'."""
+def _anchor_pairs(
+    view: View, rng: np.random.Generator
+) -> Iterator[tuple[tuple[tuple[SceneObject, str], tuple[SceneObject, str]], np.ndarray, np.ndarray]]:
+    """Pairs of anchors with their names, in random order, and of all in sight what lies between them clearly,
+    and arguably, ``(n,)`` bool each."""
     anchors = view.anchor_names(rng)
     pairs = shuffled(((a, b) for i, a in enumerate(anchors) for b in anchors[i + 1 :]), rng)
-    if not pairs:
-        return None
-    inside, arguable = betweenness(view, [(a, b) for (a, _), (b, _) in pairs])
-    for ((a, name), (b, other)), clearly, perhaps in zip(pairs, inside, arguable, strict=True):
+    if pairs:
+        inside, arguable = betweenness(view, [(a, b) for (a, _), (b, _) in pairs])
+        yield from zip(pairs, inside, arguable, strict=True)
+
+
+def _between_modified(view: View, rng: np.random.Generator) -> Draft | None:
+    """'the leftmost object between the bowl and the plate', 'the red cup between the bowl and the plate'."""
+    for ((a, name), (b, other)), clearly, perhaps in _anchor_pairs(view, rng):
         known = (a.index, b.index)
         near = [o for o, is_near in zip(view.seen, perhaps, strict=True) if is_near and o.index not in known]
         sure = {o.index for o, is_sure in zip(view.seen, clearly, strict=True) if is_sure}
@@ -313,12 +320,7 @@ def _what(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def _what_between(view: View, rng: np.random.Generator) -> Draft | None:
-    anchors = view.anchor_names(rng)
-    pairs = shuffled(((a, b) for i, a in enumerate(anchors) for b in anchors[i + 1 :]), rng)
-    if not pairs:
-        return None
-    inside, arguable = betweenness(view, [(a, b) for (a, _), (b, _) in pairs])
-    for ((a, name), (b, other)), clearly, perhaps in zip(pairs, inside, arguable, strict=True):
+    for ((a, name), (b, other)), clearly, perhaps in _anchor_pairs(view, rng):
         known = (a.index, b.index)
         near = [k for k, is_near in enumerate(perhaps) if is_near and view.seen[k].index not in known]
         if len(near) != 1 or not clearly[near[0]]:
