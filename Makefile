@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint train-nano train-smoke clean
+.PHONY: help setup run test lint soak faults train-nano train-smoke clean
 
 # The Python that .venv/ is made from: what it was made from before, or the first on the PATH that fits.
 PYTHON ?= $(or $(wildcard .venv/bin/python),$(shell \
@@ -14,6 +14,9 @@ PYTHON ?= $(or $(wildcard .venv/bin/python),$(shell \
 # Instruction for `make run`; options for pytest.
 ASK ?=
 TESTS ?= tests
+JOBS ?= 2
+# Length of `make soak`.
+MINUTES ?= 120
 export ASK
 
 in_environment := source ./env.sh &&
@@ -21,8 +24,10 @@ in_environment := source ./env.sh &&
 help:
 	@echo 'make run                      a recorded camera, eight instructions, reasoning and masks; pictures in out/'
 	@echo 'make run ASK="the blue mug"   the same with your instruction'
-	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them)'
+	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them, JOBS=0 in one process)'
+	@echo 'make faults                   every fault that the node is to bear; out/faults.json and docs/reliability.md'
 	@echo 'make lint                     linter and type checker alone'
+	@echo 'make soak                     hours of a robot'"'"'s day in fast motion: nothing may grow (MINUTES=120)'
 	@echo 'make train-smoke              the training programs end to end, a few steps each; results in out/train-smoke'
 	@echo 'make train-nano               lens-nano from nothing, overnight on two cores; goes on where it was stopped'
 	@echo 'make setup                    the environment alone, in .venv/ build/ install/; `. ./env.sh` enters it'
@@ -40,10 +45,19 @@ lint: setup
 	@echo '== mypy' && $(in_environment) mypy lens_ros training benchmarks
 
 test: lint
-	@echo '== pytest' && $(in_environment) python -m pytest $(TESTS)
+	@echo '== pytest' && $(in_environment) python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# The table has no row for a new fault until its page is written.
+faults: setup
+	@$(in_environment) python -m pytest tests/faults --ignore tests/faults/test_table.py --faults-json out/faults.json \
+	&& PYTHONPATH="tests:$$PYTHONPATH" python -m faults.report out/faults.json docs/reliability.md
 
 train-smoke: setup
 	@$(in_environment) rm -rf out/train-smoke && python -m training.smoke out/train-smoke
+
+# Needs a machine that does little else, or its latencies are the others'. Results in out/soak.
+soak: setup
+	@$(in_environment) python -m benchmarks.soak --minutes $(MINUTES) --out out/soak
 
 # Every piece goes on where it was stopped, and does nothing more once it is finished.
 train-nano: setup
@@ -54,7 +68,8 @@ train-nano: setup
 	python -m training.data.tabletop --seed 3 --scenes 24576 --workers 2 --out runs/tabletop3; \
 	python -m training.supervise training/configs/nano_continue2.yaml start_from=runs/nano_continue/model; \
 	python -m training.compare --start runs/nano_continue2/model --data runs/tabletop3 --out runs/compare; \
-	python -m training.average runs/nano_average runs/nano_continue2/model runs/compare/*-?/model
+	python -m training.average runs/nano_average runs/nano_continue2/model runs/compare/*-?/model; \
+	python -m training.calibrate --model runs/nano_average --fit-seed 9650 --threshold-seed 9661 --seed 9671 --write
 
 clean:
 	rm -rf .venv build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis lens_ros.egg-info

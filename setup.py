@@ -20,7 +20,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["lens_ros*", "training*"]), *MODELS],
     package_dir=MODELS,
-    package_data={"lens_ros.models": ["*/*"], "training": ["configs/*.yaml"]},
+    package_data={
+        "lens_ros": ["engine/pictures/*"],
+        "lens_ros.models": ["*/*"],
+        "training": ["configs/*.yaml"],
+    },
     install_requires=[
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
@@ -35,6 +39,13 @@ setup(
         "transformers>=5.20",
     ],
     extras_require={
+        "engine": [
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
+            "onnxscript>=0.5",
+            "tensorrt-rtx>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "torchao>=0.18",
+        ],
         "simulation": ["mujoco>=3.3"],
         "training": [
             "accelerate>=1.10",
@@ -48,6 +59,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.10",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.17",
             "trl>=1.16; python_version >= '3.11'",
             "types-PyYAML",

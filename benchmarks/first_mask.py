@@ -1,7 +1,7 @@
 """Time from an image and its instructions to their masks: ours against the reference's flow, same weights.
 
-    python benchmarks/first_mask.py                  # on the CPU: a mid-size model and lens-nano
-    python benchmarks/first_mask.py --device cuda    # with a GPU: also the 3B's size, random bf16 weights
+    python -m benchmarks.first_mask                  # on the CPU: a mid-size model and lens-nano
+    python -m benchmarks.first_mask --device cuda    # with a GPU: also the 3B's size, random bf16 weights
 
 The reference (the paper's code) generates the answers, every instruction with its own copy of the image, and
 then reads everything again from the pixels on: vision tower, language model with all hidden states and the

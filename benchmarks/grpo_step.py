@@ -1,7 +1,7 @@
 """Time and memory of one GRPO step: ours against the reference's flow, same weights, same numbers.
 
-    python benchmarks/grpo_step.py                  # on the CPU: a mid-size model and lens-nano
-    python benchmarks/grpo_step.py --device cuda    # the same with a GPU
+    python -m benchmarks.grpo_step                  # on the CPU: a mid-size model and lens-nano
+    python -m benchmarks.grpo_step --device cuda    # the same with a GPU
 
 A step is the reference policy's log-probabilities, the policy's forward (log-probabilities and masks of G
 completions of one prompt) and its backward pass; drawing the completions and the optimiser, which both flows

@@ -38,6 +38,7 @@ ARGUMENTS = {
     "model": ("", "Name of a model that ships with lens_ros, or path of a checkpoint folder"),
     "device": ("", "Where the model runs: cpu, cuda, cuda:1"),
     "image_topic": ("image", "Color images (with image_transport:=compressed, the name without /compressed)"),
+    "camera_info_topic": ("", "Calibration of the camera; empty: camera_info beside image_topic"),
     "image_transport": ("", "raw or compressed"),
     "instruction_topic": ("instruction", "Instructions, std_msgs/String"),
     "instruction": ("", "Instruction to follow from the beginning"),
@@ -78,7 +79,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             {name: ParameterValue(given[name], value_type=str) for name in PARAMETERS if given[name]},
             {"use_sim_time": is_true(given["use_sim_time"])},
         ],
-        remappings=[("image", given["image_topic"]), ("instruction", given["instruction_topic"])],
+        remappings=[
+            ("image", given["image_topic"]),
+            ("camera_info", given["camera_info_topic"] or beside(given["image_topic"], "camera_info")),
+            ("instruction", given["instruction_topic"]),
+        ],
         ros_arguments=["--log-level", f"perception:={given['log_level']}"],
         output="screen",
         emulate_tty=True,
@@ -101,6 +106,12 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def is_true(text: str) -> bool:
     """What people write for true."""
     return text.strip().lower() in ("true", "1", "yes", "on")
+
+
+def beside(topic: str, name: str) -> str:
+    """A topic in the namespace of another one."""
+    space, slash, _ = topic.rpartition("/")
+    return f"{space}{slash}{name}"
 
 
 def change(node: LifecycleNode, transition: int) -> EmitEvent:

@@ -1,5 +1,6 @@
 """Segments what an instruction means, with the reasoning that led there: a ROS 2 node, and plain Python."""
 
+import logging
 from pkgutil import extend_path
 
 # The generated interfaces (lens_ros.msg, .srv, .action) lie in the built overlay, the sources perhaps in a
@@ -7,3 +8,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"
+
+# Where torchao is installed, transformers imports it, and it warns of kernels for other machines.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 
 from lens_ros.model.answers import Answer, Box
+from lens_ros.model.calibration import Calibration, Certainty
 
 MIN_CONSISTENCY = 0.3  # IoU of the answer's box and the mask's box below which an instance is rejected
 
@@ -21,7 +24,9 @@ class Instance:
         mask: ``(H, W)`` bool.
         box: ``x1, y1, x2, y2`` of the mask in pixels, ``x2``/``y2`` exclusive; the answer's box where the
             mask is empty.
-        score: the segmenter's own estimate of the mask's IoU, 0..1.
+        score: how probable it is that this is an object that was asked for, with a mask IoU of at least 0.5,
+            where the model is calibrated (:mod:`lens_ros.model.calibration`); else ``expected_iou``.
+        expected_iou: the segmenter's own estimate of the mask's IoU, 0..1.
         label: what the reasoner calls it, such as ``"gray cup"``.
         consistency: IoU of the answer's box and the mask's box, 0..1.
         rejected: ``""``, or why this mask must not be acted upon.
@@ -33,6 +38,7 @@ class Instance:
     label: str
     consistency: float
     rejected: str = ""
+    expected_iou: float = 0.0
 
 
 def shared_out(mask: np.ndarray, score: float, boxes: Sequence[Box]) -> tuple[Instance, ...]:
@@ -49,6 +55,46 @@ def shared_out(mask: np.ndarray, score: float, boxes: Sequence[Box]) -> tuple[In
 def one_each(masks: np.ndarray, scores: Sequence[float], boxes: Sequence[Box]) -> tuple[Instance, ...]:
     """One mask ``(N, H, W)`` bool per box (the decoupled path)."""
     return tuple(_instance(*each) for each in zip(masks, boxes, scores, strict=True))
+
+
+def least_score(calibration: Calibration | None, score_threshold: float | None) -> float:
+    """The threshold that counts: the caller's, where that is None the model's own, 0 without a calibration.
+
+    Raises:
+        ValueError: it is not a number from 0 to 1.
+    """
+    if score_threshold is None:
+        return 0.0 if calibration is None else calibration.threshold
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"score_threshold is {score_threshold}; expected 0 to 1, or None: the model's own")
+    return score_threshold
+
+
+def judged(
+    instance: Instance,
+    calibration: Calibration | None,
+    certainty: Certainty,
+    score_threshold: float | None,
+) -> Instance:
+    """The instance with its score, and rejected where that is below the threshold.
+
+    Args:
+        certainty: of the answer that it is from.
+        score_threshold: as for :func:`least_score`.
+    """
+    score, least = instance.expected_iou, least_score(calibration, score_threshold)
+    if calibration is not None and instance.mask.any():
+        score = calibration.probability(instance.consistency, certainty)
+    rejected = instance.rejected
+    if not rejected and score < least:
+        shown = math.floor(100 * score + 1e-9) / 100  # rounded up, it might not look below
+        rejected = f"its score {shown:.2f} is below the score_threshold {least:g}"
+        if calibration is not None and score_threshold is None:
+            rejected = (
+                f"its score {shown:.2f} is below {least:g}, the model's own threshold: "
+                f"{calibration.precision:.0%} of what reaches it is right"
+            )
+    return dataclasses.replace(instance, score=score, rejected=rejected)
 
 
 def why_nothing(answer: Answer, instances: Sequence[Instance]) -> str:
@@ -81,6 +127,23 @@ def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, 
     return overlap / union if union > 0 else 0.0
 
 
+def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """``x1, y1, x2, y2`` of the pixels of a mask ``(H, W)`` bool, ``x2``/``y2`` exclusive; zeros for none."""
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    return float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1)
+
+
+def union(instances: Sequence[Instance], size: tuple[int, int]) -> np.ndarray:
+    """``(H, W)`` bool: the pixels of all accepted instances."""
+    mask = np.zeros(size, dtype=bool)
+    for instance in instances:
+        if not instance.rejected:
+            mask |= instance.mask
+    return mask
+
+
 def _pixels(box: Box, height: int, width: int) -> tuple[float, float, float, float]:
     return box.x1 * width, box.y1 * height, box.x2 * width, box.y2 * height
 
@@ -102,12 +165,11 @@ def _instance(mask: np.ndarray, found: Box, score: float) -> Instance:
     box = _pixels(found, *mask.shape)
     if not mask.any():
         return Instance(mask, box, 0.0, found.label, 0.0, rejected="the segmenter found no pixels for it")
-    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    mask_box = (float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
+    mask_box = box_of(mask)
     consistency = box_iou(box, mask_box)
     rejected = (
         ""
         if consistency >= MIN_CONSISTENCY
         else f"the answer's box and the mask disagree (IoU {consistency:.2f} < {MIN_CONSISTENCY})"
     )
-    return Instance(mask, mask_box, score, found.label, consistency, rejected)
+    return Instance(mask, mask_box, score, found.label, consistency, rejected, score)

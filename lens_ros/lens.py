@@ -10,28 +10,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from lens_ros.instances import Instance, one_each, shared_out, why_nothing, without_specks
+from lens_ros.engine.cache import EngineCache
+from lens_ros.engine.graphs import Precision
+from lens_ros.engine.runtime import BackendChoice, Engines, compiled, exchanged, open_engines
+from lens_ros.inputs import ImageError, as_rgb, check_instruction
+from lens_ros.instances import (
+    Instance,
+    judged,
+    least_score,
+    one_each,
+    shared_out,
+    union,
+    why_nothing,
+    without_specks,
+)
 from lens_ros.model import prompts
 from lens_ros.model.answers import Answer, extent, parse_answer, tidy
+from lens_ros.model.calibration import Certainty, certainty_of
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.config import Protocol
+from lens_ros.model.decoding import Decoding
 from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling
-from lens_ros.model.images import reasoner_picture, segmenter_boxes, segmenter_picture, upsample, visual_grid
+from lens_ros.model.images import (
+    mask_prompts,
+    reasoner_picture,
+    segmenter_boxes,
+    segmenter_picture,
+    upsample,
+    visual_grid,
+)
 from lens_ros.model.network import LensModel, Thought, View
-
-MAX_INSTRUCTION = 1000  # characters
-MIN_SIDE, MAX_SIDE = 16, 16384  # pixels
-
-
-class ImageError(ValueError):
-    """An image that cannot be segmented; the message says what was expected."""
-
-
-class InstructionError(ValueError):
-    """An instruction that cannot be followed; the message says what was expected."""
+from lens_ros.model.quantized import Quantization, place
 
 
 class Cancelled(Exception):
@@ -53,6 +65,9 @@ class Segmentation:
         tokens: how many the reasoner wrote.
         unchecked_mask: ``(H, W)`` bool, what the segmenter made of the context prompt, boxes or no boxes:
             what the paper's tables count, not for acting upon. None where boxes are the prompt.
+        reasoned: the masks are from reasoning about this very image; false where they were carried to it
+            from an earlier one (:mod:`lens_ros.tracking`).
+        score_threshold: least score of an accepted instance, as it was applied.
     """
 
     instruction: str
@@ -68,6 +83,8 @@ class Segmentation:
     tokens: int
     model: str
     unchecked_mask: np.ndarray | None = None
+    reasoned: bool = True
+    score_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,22 +92,40 @@ class SeenImage:
     """An image that a :class:`Lens` has looked at; ask about it as often as you like.
 
     Attributes:
-        size: height and width of the image in pixels.
-        picture_size: the same of what the reasoner sees of it.
+        rgb: the image, ``(H, W, 3)`` uint8.
+        picture_size: height and width, in pixels, of what the reasoner sees of it.
     """
 
     view: View
-    size: tuple[int, int]
+    rgb: np.ndarray
     picture_size: tuple[int, int]
     preprocess_ms: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        return self.rgb.shape[0], self.rgb.shape[1]
 
 
 class Lens:
     """Language-driven segmentation with a loaded model. Not thread-safe: one call at a time."""
 
-    def __init__(self, model: LensModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self,
+        model: LensModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        decoding: Decoding = "dynamic",
+        engines: Engines | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """``engines``: what runs the two halves of ``model.segmenter``, where that was asked; ``folder``:
+        where the model lies."""
         self.model = model
+        self.engines = engines
+        self.folder = folder
         self.tokenizer = tokenizer
+        self.decoding = decoding
         self.model_id = model.config.name
 
     @classmethod
@@ -100,22 +135,55 @@ class Lens:
         *,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        quantization: Quantization = "none",
+        decoding: Decoding = "dynamic",
         protocol: Protocol | None = None,
+        backend: BackendChoice = "auto",
+        precision: Precision | None = None,
+        engine_cache: Path | None = None,
     ) -> Lens:
         """Loads a model by name (``"lens-nano"`` comes with the package) or from a folder.
 
         Args:
+            quantization: of the language model, ``"int8"`` or ``"int4"``, from a file beside the weights that
+                ``lens quantize`` makes.
+            decoding: how answers are written, see :data:`~lens_ros.model.decoding.Decoding`.
             protocol: how images are resized, if not as the model's configuration says
                 (:class:`~lens_ros.model.config.ImageConfig`).
+            backend: what runs the segmenter: ``"auto"`` takes the fastest whose engines are ready
+                (:func:`~lens_ros.engine.runtime.open_engines`; ``lens build-engine`` makes them) and torch
+                where none are; a named one that cannot serve is replaced by torch, with a warning.
+            precision: of the engines; None takes what passed the self-check.
+            engine_cache: folder of the engines; None for the user's.
 
         Raises:
-            CheckpointError: the folder is absent, incomplete or damaged.
+            CheckpointError: the folder is absent, incomplete or damaged, or holds no such quantised weights.
         """
-        model, tokenizer = load_model(find_model(name_or_path), dtype=dtype)
+        folder = find_model(name_or_path)
+        model, tokenizer = load_model(folder, dtype=dtype, quantization=quantization)
+        engines = open_engines(
+            folder,
+            model.config,
+            backend=backend,
+            precision=precision,
+            device=device,
+            cache=EngineCache(engine_cache) if engine_cache else EngineCache(),
+        )
+        model.segmenter = compiled(model.segmenter, engines)
         if protocol is not None:
             image = dataclasses.replace(model.config.image, protocol=protocol)
             model.config = dataclasses.replace(model.config, image=image)
-        return cls(model.to(device), tokenizer)
+        return cls(place(model, device), tokenizer, decoding=decoding, engines=engines, folder=folder)
+
+    def use(self, engines: Engines) -> None:
+        """Has other engines run the segmenter from now on. What :meth:`look` gave before stays good.
+
+        Raises:
+            CheckpointError: the model's folder is needed for that, and no longer usable.
+        """
+        assert self.folder is not None, "only a model that was loaded from a folder has engines"
+        self.model.segmenter = exchanged(self.model.segmenter, engines, self.folder)
+        self.engines = engines
 
     def look(self, image: np.ndarray | Image.Image | str | Path) -> SeenImage:
         """Takes in an image, so that several instructions on it share the work that it costs.
@@ -139,7 +207,7 @@ class Lens:
             self._tensor(picture), self._tensor(segmenter_picture(rgb, config)), self._encode(prefix)
         )
         elapsed = 1e3 * (time.perf_counter() - started)
-        return SeenImage(view, rgb.shape[:2], picture.shape[:2], elapsed)
+        return SeenImage(view, rgb, picture.shape[:2], elapsed)
 
     def segment(
         self,
@@ -151,6 +219,7 @@ class Lens:
         on_text: Callable[[str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
         max_new_tokens: int = 256,
+        score_threshold: float | None = None,
     ) -> Segmentation:
         """Finds what ``instruction`` names.
 
@@ -161,9 +230,13 @@ class Lens:
                 faster.
             on_text: called after each token with the reasoning so far, on the calling thread.
             cancelled: asked before each token; true stops within one token.
+            score_threshold: 0..1, least score of an instance that may be acted upon; None for the model's own
+                (:class:`~lens_ros.model.calibration.Calibration`; 0 where it has none). 0 accepts whatever
+                its score.
 
         Raises:
             ImageError, InstructionError: unusable input.
+            ValueError: ``score_threshold`` is not 0..1.
             Cancelled: ``cancelled()`` was true.
         """
         return self.segment_all(
@@ -174,6 +247,7 @@ class Lens:
             on_text=None if on_text is None else lambda _, text: on_text(text),
             cancelled=cancelled,
             max_new_tokens=max_new_tokens,
+            score_threshold=score_threshold,
         )[0]
 
     @torch.inference_mode()
@@ -185,16 +259,22 @@ class Lens:
         think: bool | None = None,
         sampling: Sampling = GREEDY,
         on_text: Callable[[int, str], None] | None = None,
+        on_decode: Callable[[], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
         max_new_tokens: int = 256,
+        score_threshold: float | None = None,
     ) -> list[Segmentation]:
         """Follows several instructions on one image together: it is encoded once, the answers are written as
-        one batch. Arguments as for :meth:`segment`; ``on_text`` is also told which instruction it is.
+        one batch. Arguments as for :meth:`segment`; ``on_text`` is also told which instruction it is;
+        ``on_decode`` is called when all is written, before it becomes masks, where ``cancelled`` is asked
+        for the last time.
 
         Raises:
             ImageError, InstructionError: unusable input; nothing was done.
+            ValueError: ``score_threshold`` is not 0..1; nothing was done.
             Cancelled: ``cancelled()`` was true.
         """
+        threshold = least_score(self.model.config.calibration, score_threshold)
         asked = [check_instruction(instruction) for instruction in instructions]
         seen = image if isinstance(image, SeenImage) else self.look(image)
         if not asked:
@@ -217,20 +297,33 @@ class Lens:
                 if on_text is None
                 else lambda row, ids: on_text(row, tidy_reasoning(opening + self._text(ids))),
                 cancelled=cancelled,
+                decoding=self.decoding,
             )
         except GenerationCancelled as error:
             raise Cancelled(f"stopped while reasoning about {', '.join(map(repr, asked))}") from error
         reasoned = time.perf_counter()
+        if on_decode is not None:
+            on_decode()
+        if cancelled is not None and cancelled():
+            raise Cancelled(f"stopped before the masks of {', '.join(map(repr, asked))}")
         limits = extent(config.coordinates, *reversed(seen.picture_size))
         texts = [opening + self._text(thought.token_ids) for thought in thoughts]
         answers = [parse_answer(text, limits) for text in texts]
-        found = self._found(seen, thoughts, answers)
+        found = [
+            (
+                tuple(judged(i, config.calibration, certainty, score_threshold) for i in instances),
+                unchecked,
+            )
+            for (instances, unchecked), certainty in zip(
+                self._found(seen, thoughts, answers), map(self.certainty, thoughts), strict=True
+            )
+        ]
         decoded = time.perf_counter()
         return [
             Segmentation(
                 instruction=instruction,
                 instances=instances,
-                mask=_union(instances, seen.size),
+                mask=union(instances, seen.size),
                 reasoning=answer.rationale,
                 answer=text,
                 well_formed=answer.well_formed and ("<answer>" in text or not tagged),
@@ -241,6 +334,7 @@ class Lens:
                 tokens=len(thought.token_ids),
                 model=self.model_id,
                 unchecked_mask=unchecked,
+                score_threshold=threshold,
             )
             for instruction, text, answer, thought, (instances, unchecked) in zip(
                 asked, texts, answers, thoughts, found, strict=True
@@ -262,13 +356,44 @@ class Lens:
         ]
 
     def _box_prompted(self, seen: SeenImage, answer: Answer) -> tuple[Instance, ...]:
-        if not answer.boxes:
-            return ()
-        fractions = torch.tensor([[(b.x1, b.y1, b.x2, b.y2) for b in answer.boxes]], device=self.model.device)
-        boxes = segmenter_boxes(fractions, seen.size, self.model.config.image)
+        height, width = seen.size
+        boxes = [(b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height) for b in answer.boxes]
+        masks, scores = self.decode_boxes(seen, boxes)
+        return one_each(masks, scores, answer.boxes)
+
+    @torch.inference_mode()
+    def decode_boxes(
+        self,
+        seen: SeenImage,
+        boxes: Sequence[tuple[float, float, float, float]],
+        masks: Sequence[np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, list[float]]:
+        """The segmenter alone, without any instruction: one mask per box.
+
+        Args:
+            boxes: ``x1, y1, x2, y2`` in pixels of the image.
+            masks: ``(H, W)`` bool, a mask prompt beside each box.
+
+        Returns:
+            masks ``(N, H, W)`` bool, and the IoU that the segmenter expects of each, 0..1.
+        """
+        if not boxes:
+            return np.zeros((0, *seen.size), dtype=bool), []
+        height, width = seen.size
+        pixels = torch.tensor([list(boxes)], dtype=torch.float32, device=self.model.device)
+        fractions = pixels / pixels.new_tensor([width, height, width, height])
         segmenter = self.model.segmenter
-        logits, scores = segmenter.decode(seen.view.features, segmenter.box_prompts(boxes))
-        return one_each(self._masks(logits[0], seen.size), scores[0].tolist(), answer.boxes)
+        prompts = segmenter.box_prompts(segmenter_boxes(fractions, seen.size, self.model.config.image))
+        previous = None
+        if masks is not None:
+            previous = mask_prompts(masks, self.model.config.image)[None].to(self.model.device)
+        logits, scores = segmenter.decode(seen.view.features, prompts, previous)
+        return self._masks(logits[0], seen.size), scores[0].tolist()
+
+    def certainty(self, thought: Thought) -> Certainty:
+        """How sure the reasoner was of an answer."""
+        tokens = self.tokenizer.convert_ids_to_tokens(thought.token_ids)
+        return certainty_of([token or "" for token in tokens], thought.log_probs)  # ids may have no token
 
     def _masks(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
         """``(N, s, s)`` logits to ``(N, H, W)`` bool."""
@@ -285,56 +410,6 @@ class Lens:
         return self.tokenizer.decode(token_ids)
 
 
-def as_rgb(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
-    """``(H, W, 3)`` uint8 RGB of an array, a PIL image or a file.
-
-    Raises:
-        ImageError: it is none of these, or too small or large.
-    """
-    if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as opened:
-                image = opened.convert("RGB")
-        except FileNotFoundError as error:
-            raise ImageError(f"no such file: {image}. Give the path of a picture.") from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise ImageError(f"{image} is not a readable picture ({error}). PNG and JPEG work.") from error
-    rgb = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        found = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
-        raise ImageError(f"expected an RGB image as uint8 of shape (height, width, 3), got {found}")
-    height, width = rgb.shape[:2]
-    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
-        raise ImageError(
-            f"the image is {width}x{height} pixels; each side must have {MIN_SIDE} to {MAX_SIDE} pixels"
-        )
-    return rgb
-
-
-def check_instruction(instruction: str) -> str:
-    """The instruction without surrounding blanks, and with no text that reads as a special token.
-
-    Raises:
-        InstructionError: empty, not text, or longer than 1000 characters.
-    """
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise InstructionError("the instruction is empty; say what to look for, such as 'the red mug'")
-    instruction = instruction.strip()
-    if len(instruction) > MAX_INSTRUCTION:
-        raise InstructionError(
-            f"the instruction has {len(instruction)} characters; at most {MAX_INSTRUCTION} are read. "
-            "Name the object in a sentence."
-        )
-    # Special tokens belong to the prompt's form, never to what a person says.
-    return instruction.replace("<", "< ")
-
-
 def tidy_reasoning(text: str) -> str:
     """The chain of thought in a possibly unfinished answer."""
     return tidy(text.split("</think>")[0]) if "<think>" in text else ""
-
-
-def _union(instances: Sequence[Instance], size: tuple[int, int]) -> np.ndarray:
-    """``(H, W)`` bool: the pixels of all accepted instances."""
-    accepted = [instance.mask for instance in instances if not instance.rejected]
-    return np.logical_or.reduce(accepted) if accepted else np.zeros(size, dtype=bool)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from lens_ros.channels import contiguous
 from lens_ros.lens import Segmentation
 
 _ACCEPTED = (40, 220, 90)  # RGB
@@ -35,7 +36,7 @@ def overlay(rgb: np.ndarray, segmentation: Segmentation) -> np.ndarray:
             f"the masks are {segmentation.mask.shape}, the image {rgb.shape[:2]}: "
             "overlay the image that was segmented"
         )
-    picture = rgb.copy()
+    picture = contiguous(rgb).copy()
     thickness = max(1, round(max(rgb.shape[:2]) / 320))
     for instance in segmentation.instances:
         color = _REJECTED if instance.rejected else _ACCEPTED

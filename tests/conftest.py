@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
+
+if TYPE_CHECKING:
+    from lens_ros.engine.cache import EngineCache
+
+# Engines that the user once built must not decide what the tests run on.
+_engines = tempfile.mkdtemp(prefix="lens_ros-tests-")
+atexit.register(shutil.rmtree, _engines, ignore_errors=True)
+os.environ["LENS_ENGINE_CACHE"] = _engines
+
+# Two processes with as many threads as there are cores wait for each other more than they work.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before anything imports rclpy or a message: both read these once.
 os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 99 + 1)
@@ -36,3 +52,23 @@ def demo_image() -> np.ndarray:
         connection, _, raw = next(bag.messages(connections=color))
         data = bag.deserialize(raw, connection.msgtype).data
     return cv2.cvtColor(cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture(scope="session")
+def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
+    """lens-nano's ONNX files; tests must not change it."""
+    from lens_ros.engine.build import build
+    from lens_ros.engine.cache import EngineCache
+    from lens_ros.model.checkpoint import find_model
+
+    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    build(find_model("lens-nano"), "onnxruntime", cache, _Silent())
+    return cache
+
+
+class _Silent:
+    """A build's progress, for nobody."""
+
+    def say(self, text: str) -> None: ...
+
+    def step(self, phase: str, done: int, of: int) -> None: ...

@@ -37,3 +37,35 @@ def test_grpo_step_compares_like_with_like(tmp_path: Path) -> None:
     assert row["ours_tflop"] < row["reference_tflop"] / 1.5
     assert 0 < row["ours_peak_bytes"] < row["reference_peak_bytes"]
     assert row["ours_s"] > 0 and row["reference_s"] > 0
+
+
+def test_decode_compares_like_with_like(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    command = [sys.executable, ROOT / "benchmarks" / "decode.py", "--models", "lens-nano"]
+    options = ["--decodings", "dynamic", "static", "lookup", "--tokens", "30", "--repeats", "1"]
+    run = subprocess.run(
+        [*command, *options, "--json", tmp_path / "numbers.json"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = json.loads((tmp_path / "numbers.json").read_text())
+    assert [row["numbers"] for row in rows] == [n for n in ("fp32", "bf16", "int8", "int4") for _ in range(3)]
+    for row in rows:
+        assert row["numbers"] != "fp32" or row["same"] == 1
+        assert row["ms_per_token"] > 0
+        assert (row["passes"] < 0.95) == (row["decoding"] == "lookup")
+    sizes = [row["layers_mb"] for row in rows[::3]]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 6
+
+
+@pytest.mark.slow
+def test_backends_give_the_same_masks_or_say_why_not(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "backends.py", "--repeats", "1"]
+    options = ["--engines", tmp_path / "engines", "--json", tmp_path / "numbers.json"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = {row["backend"]: row for row in json.loads((tmp_path / "numbers.json").read_text())}
+    for backend in ("torch", "onnxruntime"):
+        assert rows[backend]["iou"] > 0.999 and min(rows[backend]["frame_ms"], rows[backend]["encode_ms"]) > 0
+    for backend in ("tensorrt", "tensorrt_rtx"):
+        note = rows[backend]["note"]
+        assert "frame_ms" in rows[backend] or "needs a GPU" in note or "does not import" in note

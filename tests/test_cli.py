@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lens_ros.cli import main
+from lens_ros.cli import COMMANDS, main
 
 
 @pytest.fixture
@@ -46,6 +46,8 @@ def test_segment_prints_the_reasoning_and_writes_two_pictures(picture: Path, tmp
         ({"image": "absent.png"}, "no such file"),
         ({"text": "  "}, "the instruction is empty"),
         ({"model": "no-such-model"}, "no model 'no-such-model'"),
+        ({"score_threshold": "1.5"}, "--score-threshold is 1.5; expected 0 to 1"),
+        ({"score_threshold": "nan"}, "--score-threshold is nan; expected 0 to 1"),
     ],
 )
 def test_bad_input_is_named(
@@ -53,6 +55,8 @@ def test_bad_input_is_named(
 ) -> None:
     given = {"image": str(picture), "text": "the red ball", "model": "lens-nano", **change}
     arguments = ["segment", given["image"], given["text"], "--model", given["model"]]
+    if "score_threshold" in given:
+        arguments += ["--score-threshold", given["score_threshold"]]
     assert main([*arguments, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert told in error
@@ -64,3 +68,25 @@ def test_a_folder_that_cannot_be_written(picture: Path, capsys: pytest.CaptureFi
     taken.write_text("a file, not a folder")
     assert main(["segment", str(picture), "the red ball", "--out", str(taken)]) == 2
     assert "choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["watch", "--help"], ["record-demo", "--help"]])
+def test_what_needs_no_torch_starts_without_it(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from lens_ros.cli import COMMANDS, main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert not {'torch', 'transformers', 'cv2'} & set(sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert ran.returncode == 0 and "usage: lens" in ran.stdout, ran.stderr
+
+
+def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: lens {name}" in capsys.readouterr().out

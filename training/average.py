@@ -15,11 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from lens_ros.model.checkpoint import TIED, find_model, load_model, load_tensors, save_model
+from lens_ros.model.checkpoint import TIED, find_model, load_model, load_tensors
 from lens_ros.model.errors import CheckpointError
-from training.export import RECORD
+from training.export import RECORD, save_trained
 from training.progress import METRICS
 
 
@@ -48,7 +46,7 @@ def average(folders: Sequence[Path], out: Path) -> Path:
         if name != TIED
     }
     load_tensors(model, tensors, source="the mean")
-    save_model(model, tokenizer, out, dtype=torch.float16)
+    save_trained(model, tokenizer, out)
     records = [json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in folders]
     record = {
         "program": "training.average",

@@ -6,6 +6,8 @@ python -m training.evaluate --model lens-nano --data tabletop --scenes 200 --see
 (all_of), or what is there and what is not, half and half (none); or one object where training never was:
 pairs of category and color (unseen_pairs), sentences of another form (unseen_phrasing), 10 to 13 objects
 (crowded), tables and walls of other patterns (unseen_textures). --fast: answers without thinking first.
+Every answer counts, whatever its score: the model's score threshold is off (training.calibrate measures it).
+--dtype and --quantization: how the model is loaded (see lens_ros.lens.Lens.from_pretrained).
 
 The JSON file holds the arguments, the numbers of lens_ros.evaluation.metrics.summarize over all questions
 and, under by_kind, per kind of expression; for --split none also, under nothing, those of summarize_nothing.
@@ -34,6 +36,7 @@ from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.answers import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
+from lens_ros.model.quantized import SCHEMES
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.visualization import Tile, contact_sheet
 from training.data.questions import SPLITS, Question, tabletop_questions
@@ -45,10 +48,13 @@ PICTURES = 24  # answers on the contact sheet
 def ask(
     lens: Lens, questions: Iterable[Question], *, think: bool | None = None
 ) -> Iterator[tuple[Question, Segmentation, Score]]:
-    """Asks every question, by the same path that a user takes; ``think`` as for :meth:`Lens.segment`."""
+    """Asks every question, by the same path that a user takes; ``think`` as for :meth:`Lens.segment`.
+
+    Whatever their score: every answer counts, as in the paper's metrics.
+    """
     for question in questions:
         started = time.perf_counter()
-        answer = lens.segment(question.frame.rgb, question.expression.text, think=think)
+        answer = lens.segment(question.frame.rgb, question.expression.text, think=think, score_threshold=0.0)
         yield question, answer, score(lens, question, answer, time.perf_counter() - started)
 
 
@@ -117,6 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--expressions", type=int, help="default: 2.5 per scene")
     parser.add_argument("--seed", type=int, required=True, help="of the scenes; not one of training")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="default: float32"
+    )
+    parser.add_argument(
+        "--quantization", choices=["none", *SCHEMES], default="none", help="default: none; see lens quantize"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--html", type=Path, help="write a report with pictures here")
@@ -134,7 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
             if path.is_dir() or not os.access(path.parent, os.W_OK):
                 raise ValueError(f"cannot write {path}: name a file in a folder that you may write to")
         refuse_rendered_seeds(find_model(options.model), options.seed)
-        lens = Lens.from_pretrained(options.model)
+        lens = Lens.from_pretrained(
+            options.model, dtype=getattr(torch, options.dtype), quantization=options.quantization
+        )
         asked = tabletop_questions(options.seed, options.scenes, count, options.split)
         questions = tqdm(asked, total=count, desc="answering")
         scores: list[Score] = []
@@ -149,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (CheckpointError, SimulatorUnavailable, OSError, ValueError) as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
-    names = ("model", "data", "seed", "scenes", "split", "fast", "threads")
+    names = ("model", "dtype", "quantization", "data", "seed", "scenes", "split", "fast", "threads")
     about = {name: getattr(options, name) for name in names}
     numbers = {
         **about,

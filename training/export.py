@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ def export(
     """
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    save_model(merged(model), tokenizer, partial, dtype=torch.float16)
+    save_trained(merged(model), tokenizer, partial)
     parent = _record(find_model(config.start_from)) if config.start_from else {}
     record = {
         "program": program,
@@ -61,6 +62,13 @@ def export(
         shutil.rmtree(folder)
     os.replace(partial, folder)
     return folder
+
+
+def save_trained(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The weights as they ship, float16, and without a calibration: what was fitted for the ones that they
+    began with says nothing about them (``training.calibrate --write`` fits anew)."""
+    model.config = dataclasses.replace(model.config, calibration=None)
+    save_model(model, tokenizer, folder, dtype=torch.float16)
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -1,23 +1,37 @@
-"""Saving and loading a model's folder: ``config.json``, ``model.safetensors`` and the tokenizer.
+"""Saving and loading a model's folder: ``config.json``, ``model.safetensors`` and the tokenizer; quantised
+weights may lie beside them (:mod:`lens_ros.model.quantized`).
 
 Only safetensors are ever opened: a checkpoint cannot execute code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 from lens_ros.model.config import LensConfig
 from lens_ros.model.errors import CheckpointError, first_few
-from lens_ros.model.network import LensModel
+from lens_ros.model.network import LensModel, build_segmenter
+from lens_ros.model.quantized import (
+    SCHEMES,
+    Quantization,
+    Scheme,
+    put_linears,
+    quantized_file,
+    read_quantized,
+    take_linears,
+)
+from lens_ros.model.sam import SamSegmenter
+from lens_ros.model.segmenters import Sam2Segmenter
 from lens_ros.model.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -55,13 +69,27 @@ def _model_folders() -> list[Path]:
 def save_model(
     model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, dtype: torch.dtype
 ) -> None:
-    """Writes a model's folder; floating-point tensors are stored as ``dtype``."""
+    """Writes a model's folder; floating-point tensors are stored as ``dtype``.
+
+    Raises:
+        CheckpointError: the model does not hold its full weights, as with a compiled segmenter or a
+            quantised language model; nothing was written.
+    """
+    with torch.device("meta"):
+        expected = LensModel(model.config).state_dict()
+    held = model.state_dict()
+    absent = [n for n in expected if n not in held or type(held[n]) is not torch.Tensor]
+    if absent or len(held) != len(expected):
+        raise CheckpointError(
+            f"this model does not hold its full weights ({first_few(absent)}): save one that was loaded with "
+            "backend 'torch' and without quantisation"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save(folder)
     tokenizer.save_pretrained(folder)
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in held.items()
         if name != TIED
     }
     partial = folder / (WEIGHTS + ".partial")
@@ -70,19 +98,39 @@ def save_model(
 
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype = torch.float32
+    folder: Path, *, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
 ) -> tuple[LensModel, PreTrainedTokenizerFast]:
     """Loads a model's folder, on the CPU, in eval mode.
 
+    Args:
+        dtype: of everything that is not quantised, and of all that is computed.
+        quantization: the language model's Linear layers from ``model.int8.safetensors`` or
+            ``model.int4.safetensors``; ``model.safetensors`` need not be there then.
+
     Raises:
         CheckpointError: a file is missing or damaged, or the tensors are not the ones that the configuration
-            asks for. Nothing is ever left at its random initial value.
+            asks for; quantised weights are stale, or torchao is not installed. Nothing is ever left at its
+            random initial value.
     """
-    config = _read_config(folder)
-    with no_init_weights():  # every one of them is replaced
-        model = LensModel(config)
-    load_tensors(model, _read_weights(folder), source=str(folder / WEIGHTS), dtype=dtype)
+    model = empty_model(folder)
+    if quantization == "none":
+        load_tensors(model, read_weights(folder), source=str(folder / WEIGHTS), dtype=dtype)
+    else:
+        tensors, _ = read_quantized(folder, quantization, folder / WEIGHTS)
+        source = str(quantized_file(folder, quantization))
+        load_quantized_tensors(model, tensors, quantization, source, dtype=dtype)
     return model.eval(), read_tokenizer(folder)
+
+
+def empty_model(folder: Path) -> LensModel:
+    """The network that a model's folder configures, its tensors not set to anything.
+
+    Raises:
+        CheckpointError: the configuration is missing or damaged.
+    """
+    config = read_config(folder)
+    with no_init_weights():  # every one of them is to be replaced
+        return LensModel(config)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -100,15 +148,37 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         ) from error
 
 
+def load_quantized_tensors(
+    model: LensModel, tensors: dict[str, torch.Tensor], scheme: Scheme, source: str, *, dtype: torch.dtype
+) -> None:
+    """:func:`load_tensors` for the tensors of a file of quantised weights.
+
+    Raises:
+        CheckpointError: they are not what the model asks for, or torchao is not installed.
+    """
+    plain = dict(tensors)
+    linears = take_linears(plain, model, scheme, dtype, source)
+    load_tensors(model, plain, source, dtype=dtype, apart=linears)
+    put_linears(model, linears)
+
+
 def load_tensors(
-    model: LensModel, tensors: dict[str, torch.Tensor], source: str, *, dtype: torch.dtype = torch.float32
+    model: LensModel,
+    tensors: dict[str, torch.Tensor],
+    source: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    apart: Collection[str] = (),
 ) -> None:
     """Puts ``tensors``, as ``dtype``, in the place of the model's own; names and shapes must agree exactly.
+
+    Args:
+        apart: names that are left alone.
 
     Raises:
         CheckpointError: they do not; the message lists the first of each kind.
     """
-    expected = {name: t.shape for name, t in model.state_dict().items() if name != TIED}
+    expected = {n: t.shape for n, t in model.state_dict().items() if n != TIED and n not in apart}
     faults = {
         "missing": [n for n in expected if n not in tensors],
         "unexpected": [n for n in tensors if n not in expected],
@@ -132,7 +202,12 @@ def load_tensors(
     model.reasoner.tie_weights()
 
 
-def _read_config(folder: Path) -> LensConfig:
+def read_config(folder: Path) -> LensConfig:
+    """The configuration in a model's folder.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     path = folder / "config.json"
     try:
         return LensConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -145,7 +220,12 @@ def _read_config(folder: Path) -> LensConfig:
         ) from error
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The full weights, as stored.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
     path = folder / WEIGHTS
     if not path.is_file():
         raise CheckpointError(
@@ -158,3 +238,62 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
             f"{path} ({path.stat().st_size} bytes) is damaged or not a safetensors file: {error}. "
             "Restore the weights (for lens-nano: git checkout of models/lens-nano)."
         ) from error
+
+
+SEGMENTER = "segmenter."  # what the names of its tensors begin with
+
+
+def load_segmenter(folder: Path) -> tuple[LensConfig, Sam2Segmenter | SamSegmenter, str]:
+    """The segmenter alone, float32, on the CPU, in eval mode: nothing else of the file is read.
+
+    Returns:
+        the model's configuration, the segmenter, and :func:`segmenter_digest` of its weights.
+
+    Raises:
+        CheckpointError: as :func:`load_model`, for these tensors.
+    """
+    config = read_config(folder)
+    tensors = _read_segmenter(folder)
+    with no_init_weights():  # every one of them is replaced
+        segmenter = build_segmenter(config)
+    expected = segmenter.state_dict()
+    faults = [n for n in expected if n not in tensors or tensors[n].shape != expected[n].shape]
+    if faults or set(tensors) - set(expected):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not hold the segmenter that its config.json asks for: "
+            f"{first_few(faults or sorted(set(tensors) - set(expected)))}"
+        )
+    segmenter.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return config, segmenter.eval(), _digest(tensors)
+
+
+def segmenter_digest(folder: Path) -> str:
+    """SHA-256, hexadecimal, over names, shapes and values (as float32) of the segmenter's weights on disk:
+    what compiled forms of it are bound to, whatever precision it is loaded in.
+
+    Raises:
+        CheckpointError: there are none to read.
+    """
+    return _digest(_read_segmenter(folder))
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _read_segmenter(folder: Path) -> dict[str, torch.Tensor]:
+    # Quantised files hold the segmenter bit for bit.
+    files = [folder / WEIGHTS, *(quantized_file(folder, scheme) for scheme in SCHEMES)]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        raise CheckpointError(f"{files[0]} is missing. Restore the weights.")
+    try:
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(SEGMENTER)]
+            return {name.removeprefix(SEGMENTER): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error

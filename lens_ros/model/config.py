@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lens_ros.model.calibration import Calibration
+
 # How an image becomes the reasoner's picture and the segmenter's; see lens_ros.model.images.
 Protocol = Literal["square", "refcoco", "reasonseg"]
 
@@ -62,7 +64,8 @@ class LensConfig:
     ``wording`` names what the reasoner is asked, ``coordinates`` what its boxes count: pixels of its own
     picture (Qwen2.5-VL) or thousandths of it (Qwen2-VL); ``think`` whether it is asked to think first unless
     told otherwise. ``speck_share``: connected parts of a mask smaller than this share of its largest part
-    are dropped; 0, as in the paper, keeps every pixel.
+    are dropped; 0, as in the paper, keeps every pixel. ``calibration`` turns what the model knows of an
+    answer into a probability, the score of its instances; None leaves the IoU that the segmenter expects.
     """
 
     reasoner: dict[str, Any]
@@ -75,6 +78,7 @@ class LensConfig:
     coordinates: Literal["absolute", "relative"] = "absolute"
     think: bool = True
     speck_share: float = 0.0
+    calibration: Calibration | None = None
     name: str = "lens"
 
     def save(self, folder: Path) -> None:
@@ -93,8 +97,10 @@ class LensConfig:
         stored: dict[str, Any] = values.pop("image")
         image: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         context = values.pop("context")
+        calibration = values.pop("calibration", None)
         return cls(
             image=ImageConfig(**image),
             context=None if context is None else ContextConfig(**context),
+            calibration=None if calibration is None else Calibration(**calibration),
             **values,
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from lens_ros.model.reading import Reading
+from lens_ros.model.decoding import StaticDecoder, growing
+from lens_ros.model.lookup import LookupDecoder
+from lens_ros.model.reading import Reading, log_probability
 
 
 class GenerationCancelled(Exception):
@@ -43,10 +45,14 @@ GREEDY = Sampling()
 @dataclass(frozen=True)
 class Continuation:
     """What was written: ``token_ids`` ``(B, T)`` int64, the token that ended a row included, padding after
-    it, and ``mask`` ``(B, T)`` int64, 0 at padding. All but the last column are in the reading's cache."""
+    it, and ``mask`` ``(B, T)`` int64, 0 at padding. All but the last column are in the reading's cache.
+    ``log_probs`` ``(B, T)`` float32: of each token, at temperature 1 whatever it was drawn with; 0 at
+    padding.
+    """
 
     token_ids: torch.Tensor
     mask: torch.Tensor
+    log_probs: torch.Tensor
 
 
 def generate(
@@ -61,6 +67,7 @@ def generate(
     sampling: Sampling = GREEDY,
     on_token: Callable[[int, list[int]], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    decoder: StaticDecoder | None = None,
 ) -> Continuation:
     """Goes on writing after what was read; extends ``reading``.
 
@@ -72,18 +79,22 @@ def generate(
         on_token: called with the row and all its ids so far after each of its tokens; without those that end
             it.
         cancelled: asked before each token.
+        decoder: with buffers for what was read and ``max_new_tokens`` more; None for the growing cache.
 
     Raises:
         GenerationCancelled: ``cancelled()`` was true.
         ValueError: ``max_new_tokens`` is less than 1.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed to write an answer")
+    _check(max_new_tokens)
+    advance = growing(reading, embed, head) if decoder is None else decoder.advance
+    if decoder is not None:
+        decoder.begin(reading)
     choose = _Chooser(sampling, reading.rows, logits.device)
     spoken: list[list[int]] = [[] for _ in range(reading.rows)]
     going = torch.ones(reading.rows, dtype=torch.bool, device=logits.device)
     columns: list[torch.Tensor] = []
     masks: list[torch.Tensor] = []
+    log_probs: list[torch.Tensor] = []
     while True:
         if cancelled is not None and cancelled():
             raise GenerationCancelled
@@ -92,13 +103,58 @@ def generate(
         going = written & (token != end_token)
         columns.append(token)
         masks.append(written.long())
+        log_probs.append(log_probability(logits, token) * written)
         if on_token is not None:
             _tell(on_token, spoken, token.tolist(), going.tolist())
         if len(columns) == max_new_tokens or not bool(going.any()):
-            return Continuation(torch.stack(columns, dim=1), torch.stack(masks, dim=1))
-        mask = None if bool(written.all()) else masks[-1][:, None]
-        hidden = reading.read(embed(token[:, None]), mask)
-        logits = head(hidden[:, -1])
+            break
+        logits = advance(token, written)
+    if decoder is not None:
+        decoder.end(reading)
+    return Continuation(*(torch.stack(each, dim=1) for each in (columns, masks, log_probs)))
+
+
+def generate_by_lookup(
+    reading: Reading,
+    logits: torch.Tensor,
+    said: Sequence[int],
+    *,
+    embed: nn.Module,
+    head: nn.Module,
+    end_token: int,
+    pad_token: int,
+    max_new_tokens: int,
+    on_token: Callable[[int, list[int]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Continuation:
+    """Greedy :func:`generate` of one row by prompt lookup (:mod:`lens_ros.model.lookup`).
+
+    Args:
+        said: ids of the question, to propose from. Other arguments and errors: see :func:`generate`.
+    """
+    _check(max_new_tokens)
+    decoder = LookupDecoder(reading, logits, said, embed, head)
+    ids: list[int] = []
+    log_probs: list[float] = []
+    going = True
+    while going and len(ids) < max_new_tokens:
+        if cancelled is not None and cancelled():
+            raise GenerationCancelled
+        token, log_prob = decoder.take()
+        ids.append(token)
+        log_probs.append(log_prob)
+        going = ids[-1] not in (end_token, pad_token)
+        if going and on_token is not None:
+            on_token(0, ids)
+    decoder.stop()
+    token_ids = torch.tensor([ids], device=logits.device)
+    mask = (token_ids != pad_token).long()
+    return Continuation(token_ids, mask, torch.tensor([log_probs], device=logits.device) * mask)
+
+
+def _check(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed to write an answer")
 
 
 def _tell(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from lens_ros.channels import contiguous, each_channel
 from lens_ros.model.config import ImageConfig
 
 PATCH = 14  # pixels, Qwen2.5-VL
@@ -19,6 +21,7 @@ MERGE = 2  # patches merged per side into one visual token
 # What released weights were trained with, in 0..1: Qwen2.5-VL's (CLIP's) and SAM's (ImageNet's).
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SURE = 8.0  # logit of a pixel that a mask prompt is sure of
 _TEMPORAL = 2  # Qwen2.5-VL's patches span two frames; a still fills both slots
 _REASONSEG_SIDE = 640  # pixels: the paper's ReasonSeg evaluation shrinks or grows the longest side to this
 _MIN_PIXELS, _PROCESSOR_MAX_PIXELS = 56 * 56, 16384 * PATCH * PATCH * MERGE * MERGE  # Qwen2.5-VL's processor
@@ -36,7 +39,7 @@ def reasoner_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
     """
     if config.protocol == "square":
         return squash(rgb, config.reasoner_size)
-    image = Image.fromarray(rgb)
+    image = Image.fromarray(contiguous(rgb))
     if config.protocol == "reasonseg":
         scale = _REASONSEG_SIDE / max(image.size)
         image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
@@ -56,12 +59,12 @@ def segmenter_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
     side = config.segmenter_size
     if config.segmenter_fit == "letterbox":
         height, width = _longest_side(rgb.shape[:2], side)
-        return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(contiguous(rgb)).resize((width, height), Image.Resampling.BILINEAR))
     if config.protocol == "square":
         return squash(rgb, side)
     if config.protocol == "reasonseg":
-        return cv2.resize(rgb, (side, side), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR))
+        return _resized(rgb, side, cv2.INTER_LINEAR)
+    return np.asarray(Image.fromarray(contiguous(rgb)).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int], config: ImageConfig) -> torch.Tensor:
@@ -87,6 +90,20 @@ def segmenter_boxes(boxes: torch.Tensor, size: tuple[int, int], config: ImageCon
     return boxes * boxes.new_tensor([width, height, width, height])
 
 
+def mask_prompts(masks: Sequence[np.ndarray], config: ImageConfig) -> torch.Tensor:
+    """Masks ``(H, W)`` bool of one image as mask prompts ``(N, S/4, S/4)`` float32: logits of +-8, in between
+    where a cell is covered in part."""
+    side = config.segmenter_size // 4
+    prompts = np.full((len(masks), side, side), -_SURE, np.float32)
+    for prompt, mask in zip(prompts, masks, strict=True):
+        height, width = (
+            _longest_side(mask.shape, side) if config.segmenter_fit == "letterbox" else (side, side)
+        )
+        cover = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        prompt[:height, :width] = (2 * cover - 1) * _SURE
+    return torch.from_numpy(prompts)
+
+
 def _longest_side(size: tuple[int, ...], side: int) -> tuple[int, int]:
     """Height and width, aspect kept, of an image whose longer side is ``side`` (rounded as SAM rounds)."""
     height, width = size
@@ -99,7 +116,11 @@ def squash(rgb: np.ndarray, side: int) -> np.ndarray:
     if rgb.shape[:2] == (side, side):
         return rgb
     shrinks = rgb.shape[0] > side or rgb.shape[1] > side
-    return cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return _resized(rgb, side, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _resized(rgb: np.ndarray, side: int, interpolation: int) -> np.ndarray:
+    return each_channel(lambda image: cv2.resize(image, (side, side), interpolation=interpolation), rgb)
 
 
 def normalized(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, S
 
 from lens_ros.model.config import LensConfig
 from lens_ros.model.context import ContextModule
-from lens_ros.model.generation import GREEDY, Sampling, generate
+from lens_ros.model.decoding import Decoding, StaticDecoders
+from lens_ros.model.generation import GREEDY, Continuation, Sampling, generate, generate_by_lookup
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.positions import counted_positions, padded_mrope_positions
 from lens_ros.model.reading import Reading
@@ -24,10 +25,12 @@ from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
 @dataclass(frozen=True)
 class Thought:
     """What one act of reasoning leaves behind: the answer's token ids, without the one that ended it, and
-    the prompt for the segmenter ``(1, C)``, None where the model has no context module."""
+    the prompt for the segmenter ``(1, C)``, None where the model has no context module. ``log_probs`` are of
+    all tokens, the one that ended it included."""
 
     token_ids: list[int]
     prompt: torch.Tensor | None
+    log_probs: list[float]
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,11 @@ class LensModel(nn.Module):
         super().__init__()
         self.config = config
         self.reasoner = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config.reasoner))
-        self.segmenter: Sam2Segmenter | SamSegmenter
-        if config.image_encoder == "vit":
-            self.segmenter = SamSegmenter(SamSizes(**config.segmenter))
-        else:
-            self.segmenter = Sam2Segmenter(Sam2Config(**config.segmenter), config.image_encoder)
+        self.segmenter = build_segmenter(config)
         self.context: ContextModule | None = None
         if config.context is not None:
             self.context = ContextModule(self.width, self.segmenter.prompt_width, config.context)
+        self._static: StaticDecoders | None = None
 
     @classmethod
     def from_released(
@@ -134,9 +134,12 @@ class LensModel(nn.Module):
         """The segmenter's image encoder on ``(B, h, w, 3)`` uint8."""
         return self.segmenter.encode(segmenter_inputs(rgb, self.config.image).to(self.dtype))
 
-    def decode(self, features: ImageFeatures, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts ``(B, N, C)`` to logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``."""
-        return self.segmenter.decode(features, prompts.unsqueeze(2))
+    def decode(
+        self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts ``(B, N, C)``, each with a mask prompt ``(B, N, S/4, S/4)`` (logits) where ``previous`` is
+        given, to logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``."""
+        return self.segmenter.decode(features, prompts.unsqueeze(2), previous)
 
     def full_pass(
         self,
@@ -179,9 +182,7 @@ class LensModel(nn.Module):
         return FullPass(hidden[:, :length], hidden[:, length:], positions)
 
     @torch.inference_mode()
-    def look(
-        self, reasoner_rgb: torch.Tensor, segmenter_rgb: torch.Tensor, prefix_ids: torch.Tensor
-    ) -> View:
+    def look(self, reasoner_rgb: torch.Tensor, segmenter_rgb: torch.Tensor, prefix_ids: torch.Tensor) -> View:
         """Takes in one image.
 
         Args:
@@ -210,6 +211,7 @@ class LensModel(nn.Module):
         sampling: Sampling = GREEDY,
         on_token: Callable[[int, list[int]], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        decoding: Decoding = "dynamic",
     ) -> list[Thought]:
         """Answers questions about one image, as one batch, and reads the answers with the context queries.
 
@@ -220,6 +222,7 @@ class LensModel(nn.Module):
 
         Args:
             questions: ``(L,)`` int64 each, what follows ``prefix_ids`` up to where the answer begins.
+            decoding: see :data:`~lens_ros.model.decoding.Decoding`.
 
         Other arguments: see :func:`~lens_ros.model.generation.generate`, rows being questions.
 
@@ -230,18 +233,25 @@ class LensModel(nn.Module):
         ids, mask = pad_left(questions, pad_token)
         reading = view.reading("mrope").fork(len(questions))
         hidden = reading.read(table(ids), mask)
-        answer = generate(
-            reading,
-            self.reasoner.lm_head(hidden[:, -1]),
-            embed=table,
-            head=self.reasoner.lm_head,
-            end_token=end_token,
-            pad_token=pad_token,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            on_token=on_token,
-            cancelled=cancelled,
-        )
+        logits = self.reasoner.lm_head(hidden[:, -1])
+        settings: dict[str, Any] = {
+            "embed": table,
+            "head": self.reasoner.lm_head,
+            "end_token": end_token,
+            "pad_token": pad_token,
+            "max_new_tokens": max_new_tokens,
+            "on_token": on_token,
+            "cancelled": cancelled,
+        }
+        answer: Continuation
+        if decoding == "lookup" and len(questions) == 1 and sampling.temperature == 0:
+            answer = generate_by_lookup(reading, logits, questions[0].tolist(), **settings)
+        else:
+            decoder = None
+            if decoding in ("static", "compiled"):
+                columns = reading.length + max_new_tokens
+                decoder = self._decoders().get(len(questions), columns, compiled=decoding == "compiled")
+            answer = generate(reading, logits, sampling=sampling, decoder=decoder, **settings)
         prompts: Sequence[torch.Tensor | None] = [None] * len(questions)
         if self.context is not None:
             if self.config.query_positions == "sequential":
@@ -250,8 +260,18 @@ class LensModel(nn.Module):
             else:
                 ids, mask = answer.token_ids[:, -1:], answer.mask[:, -1:]
             prompts = list(self.context(self.read_queries(reading, ids, mask)))
-        answers = zip(answer.token_ids.tolist(), answer.mask.tolist(), prompts, strict=True)
-        return [Thought(_spoken(row, seen, end_token), prompt) for row, seen, prompt in answers]
+        rows = zip(
+            *(t.tolist() for t in (answer.token_ids, answer.mask, answer.log_probs)), prompts, strict=True
+        )
+        return [
+            Thought(_spoken(row, seen, end_token), prompt, [p for p, s in zip(probs, seen, strict=True) if s])
+            for row, seen, probs, prompt in rows
+        ]
+
+    def _decoders(self) -> StaticDecoders:
+        if self._static is None:
+            self._static = StaticDecoders(self.language_model, self.reasoner.lm_head)
+        return self._static
 
     def read_queries(self, reading: Reading, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``(B, Q, H)``: the context queries' final hidden states after reading ``ids`` on."""
@@ -259,6 +279,13 @@ class LensModel(nn.Module):
         embedded = torch.cat([self.language_model.embed_tokens(ids), asked], dim=1)
         mask = torch.cat([mask, mask.new_ones(asked.shape[:2])], dim=1)
         return reading.read(embedded, mask)[:, -asked.shape[1] :]
+
+
+def build_segmenter(config: LensConfig) -> Sam2Segmenter | SamSegmenter:
+    """The segmenter that a configuration names, with random weights."""
+    if config.image_encoder == "vit":
+        return SamSegmenter(SamSizes(**config.segmenter))
+    return Sam2Segmenter(Sam2Config(**config.segmenter), config.image_encoder)
 
 
 class View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -28,6 +29,43 @@ class Reading:
     @property
     def rows(self) -> int:
         return self._mask.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Columns read, padding included."""
+        return self._mask.shape[1]
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """``(B, length)`` int64, 0 at padding."""
+        return self._mask
+
+    @property
+    def next(self) -> torch.Tensor:
+        """``(B,)`` int64, each row's next position."""
+        return self._next
+
+    def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each layer's keys and values ``(B, heads, length, width)``."""
+        return [(layer.keys, layer.values) for layer in self._cache.layers]
+
+    def replace(
+        self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, following: torch.Tensor
+    ) -> None:
+        """As if this had been read instead; see :meth:`layers`, :attr:`mask` and :attr:`next`. Keys and
+        values are copied."""
+        self._cache = DynamicCache(config=self._language_model.config)
+        for index, (keys, values) in enumerate(layers):
+            self._cache.update(keys, values, index)
+        self._mask, self._next = mask, following
+        self._ragged = self._ragged or not bool(mask.all())
+
+    def crop(self, columns: int) -> None:
+        """Takes the last ``columns`` back; they must hold no padding."""
+        if columns > 0:
+            self._cache.crop(-columns)
+            self._mask = self._mask[:, :-columns]
+            self._next = self._next - columns
 
     def read(
         self,
@@ -115,3 +153,8 @@ def _without_last_feed_forward(language_model: nn.Module) -> nn.Module:
     *layers, last = language_model.layers
     short.layers = nn.ModuleList([*layers, _AttentionOnly(last)])
     return short
+
+
+def log_probability(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """Natural logarithm ``(B,)`` float32 of the probability of ``token`` ``(B,)``, ``logits`` ``(B, V)``."""
+    return logits.float().log_softmax(-1).gather(-1, token[:, None])[:, 0]

@@ -246,9 +246,7 @@ def map_released(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return mapped
 
 
-def load_released(
-    folder: Path, *, sam2: Path | None = None, dtype: torch.dtype = torch.float32
-) -> LensModel:
+def load_released(folder: Path, *, sam2: Path | None = None, dtype: torch.dtype = torch.float32) -> LensModel:
     """Loads a released checkpoint, on the CPU, in eval mode, every tensor as ``dtype``.
 
     Tensors that are stored as ``dtype`` are not copied: they stay mapped to the file, which must not be
@@ -445,9 +443,7 @@ def _fields(
     return values | {name: given[name] for name in defaulted if name in given}
 
 
-def _field(
-    path: Path, given: Mapping[str, Any], name: str, kind: type | tuple[type, ...] = object
-) -> Any:
+def _field(path: Path, given: Mapping[str, Any], name: str, kind: type | tuple[type, ...] = object) -> Any:
     if name not in given:
         raise CheckpointError(
             f"{path} has no field '{name}': expected the files of a checkpoint that the authors of LENS "

@@ -123,34 +123,59 @@ class SamSegmenter(nn.Module):
         tokens, _ = functional_call(encoder, _float32(encoder), kwargs=request)
         return tokens.unflatten(0, boxes.shape[:2])
 
-    def decode(self, features: ImageFeatures, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(
+        self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks for ``N >= 1`` prompts per image.
 
         Args:
             features: of ``B`` images.
             prompts: ``(B, N, T, C)``: T sparse tokens per prompt (a box: two).
+            previous: ``(B, N, S/4, S/4)`` logits, a mask prompt for each: what the object looked like before.
 
         Returns:
             logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``, clamped to 0..1: unlike SAM 2's, the
             head that predicts it is unbounded.
         """
-        decoder, encoder = self.sam.mask_decoder, self.sam.prompt_encoder
+        decoder = self.sam.mask_decoder
         dtype = decoder.iou_token.weight.dtype
-        code = encoder.pe_layer
-        positions = functional_call(code, _float32(code), (encoder.image_embedding_size,))[None].to(dtype)
-        dense = encoder.no_mask_embed.weight.to(dtype).view(1, -1, 1, 1)
         decoded = [  # the package's decoder takes one image and its prompts at a time
             decoder(
                 image_embeddings=embedding[None],
-                image_pe=positions,
+                image_pe=self.position_code,
                 sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
+                dense_prompt_embeddings=(
+                    self.no_mask_embedding if previous is None else self.embed_masks(previous[image])
+                ),
                 multimask_output=False,
             )
-            for embedding, sparse in zip(features.embedding.to(dtype), prompts.to(dtype), strict=True)
+            for image, (embedding, sparse) in enumerate(
+                zip(features.embedding.to(dtype), prompts.to(dtype), strict=True)
+            )
         ]
         masks, iou = (torch.stack(parts) for parts in zip(*decoded, strict=True))
         return masks[:, :, 0], iou[:, :, 0].clamp(0, 1)
+
+    @property
+    def position_code(self) -> torch.Tensor:
+        """``(1, C, S/16, S/16)``: where the cells of an image's embedding lie."""
+        encoder = self.sam.prompt_encoder
+        code = encoder.pe_layer
+        grid = functional_call(code, _float32(code), (encoder.image_embedding_size,))
+        return grid[None].to(self.no_mask_embedding.dtype)
+
+    @property
+    def no_mask_embedding(self) -> torch.Tensor:
+        """``(1, C, 1, 1)``: the dense prompt that says that there is none."""
+        decoder, encoder = self.sam.mask_decoder, self.sam.prompt_encoder
+        return encoder.no_mask_embed.weight.to(decoder.iou_token.weight.dtype).view(1, -1, 1, 1)
+
+    def embed_masks(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mask logits ``(N, S/4, S/4)`` to dense prompts ``(N, C, S/16, S/16)``."""
+        scaling = self.sam.prompt_encoder.mask_downscaling
+        return scaling(logits.unsqueeze(1).to(next(scaling.parameters()).dtype)).to(
+            self.no_mask_embedding.dtype
+        )
 
 
 def sam_sizes(state_dict: Mapping[str, torch.Tensor], source: str = "the state_dict") -> SamSizes:

@@ -79,28 +79,50 @@ class Sam2Segmenter(nn.Module):
             input_points=None, input_labels=None, input_boxes=boxes, input_masks=None
         )[0]
 
-    def decode(self, features: ImageFeatures, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(
+        self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks for ``N`` prompts per image.
 
         Args:
             features: of ``B`` images.
             prompts: ``(B, N, T, C)``: T sparse tokens per prompt (LENS: one, alone).
+            previous: ``(B, N, S/4, S/4)`` logits, a mask prompt for each: what the object looked like before.
 
         Returns:
             logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)`` in 0..1.
         """
-        batch = features.embedding.shape[0]
-        dense = self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        positions = self.sam.get_image_wide_positional_embeddings()
+        batch, count = prompts.shape[:2]
+        embedding, levels = features.embedding, features.high_resolution
+        if previous is None:
+            dense = self.no_mask_embedding.expand_as(embedding)
+        else:  # the decoder shares its dense prompt among the prompts of an image: each becomes an image
+            dense = self.embed_masks(previous.flatten(0, 1))
+            embedding, *finer = (level.repeat_interleave(count, dim=0) for level in (embedding, *levels))
+            levels, prompts = tuple(finer), prompts.flatten(0, 1).unsqueeze(1)
         masks, iou, _, _ = self.sam.mask_decoder(
-            image_embeddings=features.embedding,
-            image_positional_embeddings=positions.expand(batch, -1, -1, -1),
+            image_embeddings=embedding,
+            image_positional_embeddings=self.position_code.expand(len(embedding), -1, -1, -1),
             sparse_prompt_embeddings=prompts,
-            dense_prompt_embeddings=dense.expand_as(features.embedding),
+            dense_prompt_embeddings=dense,
             multimask_output=False,
-            high_resolution_features=list(features.high_resolution),
+            high_resolution_features=list(levels),
         )
-        return masks[:, :, 0], iou[:, :, 0]
+        return masks[:, :, 0].reshape(batch, count, *masks.shape[-2:]), iou[:, :, 0].reshape(batch, count)
+
+    @property
+    def position_code(self) -> torch.Tensor:
+        """``(1, C, S/16, S/16)``: where the cells of an image's embedding lie."""
+        return self.sam.get_image_wide_positional_embeddings()
+
+    @property
+    def no_mask_embedding(self) -> torch.Tensor:
+        """``(1, C, 1, 1)``: the dense prompt that says that there is none."""
+        return self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+
+    def embed_masks(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mask logits ``(N, S/4, S/4)`` to dense prompts ``(N, C, S/16, S/16)``."""
+        return self.sam.prompt_encoder.mask_embed(logits.unsqueeze(1).to(self.no_mask_embedding.dtype))
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,17 @@ from lens_ros.nodes.processes import (
 )
 
 # Of the scene in demo/: each is true of exactly one object, but the last of none, and lens-nano answers right
-# from wherever the camera looks. How often it is right on scenes that nobody chose stands in docs/results.md.
+# and above its threshold from wherever the camera looks. How often it does so on scenes that nobody chose
+# stands in docs/results.md.
 DEMO_BAG = "demo/tabletop"
 QUESTIONS = (
     ("attribute", "pick up the red bottle"),
     ("superlative", "the leftmost mug"),
     ("size", "the largest mug"),
     ("relation", "the can to the right of the white mug"),
-    ("nearest", "the mug nearest to the hammer"),
+    ("other than", "the yellow thing that is not a bowl"),
     ("function", "something to clean the table with"),
-    ("negation", "the mug that is not blue"),
+    ("negation", "the mug that is not white"),
     ("absent", "the laptop"),
 )
 START_TIMEOUT = 180.0  # seconds; a loaded machine takes its time to import torch
@@ -210,7 +211,14 @@ def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) 
             NodeProcess(
                 "lens_ros.nodes.perception",
                 logs / "perception.log",
-                parameters={"model": model, "image_transport": "compressed"},
+                # One picture for each answer: nothing is followed to the images after it. And making engines
+                # would take longer than the demo.
+                parameters={
+                    "model": model,
+                    "image_transport": "compressed",
+                    "tracking": False,
+                    "build_engines": False,
+                },
             ) as perception,
         ):
             driver.processes = [camera, perception]

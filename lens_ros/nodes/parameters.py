@@ -80,8 +80,42 @@ class PerceptionParameters:
     device: str = _parameter(
         "cpu", "Where the model runs, as torch names it: cpu, cuda, cuda:1.", when="configure"
     )
+    backend: str = _parameter(
+        "auto",
+        "What runs the segmenter; auto takes the fastest whose engines are ready, else torch.",
+        choices=("auto", "tensorrt", "tensorrt_rtx", "onnxruntime", "torch"),
+        when="configure",
+    )
+    precision: str = _parameter(
+        "auto",
+        "Precision of the engines; auto takes what passed the self-check.",
+        choices=("auto", "fp32", "fp16", "bf16"),
+        when="configure",
+    )
+    quantization: str = _parameter(
+        "none",
+        "Quantization of the language model, from a file that `lens quantize` put beside the weights.",
+        choices=("none", "int8", "int4"),
+        when="configure",
+    )
+    engine_cache_dir: str = _parameter(
+        "", "Folder of the engines; empty takes the user's cache.", when="configure"
+    )
+    build_engines: bool = _parameter(
+        True,
+        "Make engines that are missing or stale, in a process of its own, while the next backend serves.",
+        when="configure",
+    )
+    decoding: str = _parameter(
+        "dynamic",
+        "How answers are written; only the speed differs: dynamic (a cache that grows), static (of fixed "
+        "size; on a GPU a CUDA graph), compiled (static, by torch.compile: first answers wait for the "
+        "compiler), lookup (several tokens at a time where the answer repeats the instruction).",
+        choices=("dynamic", "static", "compiled", "lookup"),
+        when="configure",
+    )
     threads: int = _parameter(
-        0, "CPU threads of the model; 0 leaves the choice to torch.", bounds=(0, 256), when="configure"
+        0, "CPU threads of the model; 0 takes all cores but one.", bounds=(0, 256), when="configure"
     )
     image_transport: str = _parameter(
         "raw",
@@ -95,10 +129,43 @@ class PerceptionParameters:
         "Instruction to follow from activation on; empty waits for the topic or the service.",
         when="configure",
     )
+    tracking: bool = _parameter(
+        True,
+        "Carry what was found from image to image between two acts of reasoning, each with a segmentation of "
+        "its own, and reason anew about what is lost. Otherwise only images reasoned about get one.",
+        when="configure",
+    )
     reasoner_interval_s: float = _parameter(
         0.0,
         "Seconds between the starts of two answers to one instruction; 0 answers every instruction once.",
         bounds=(0.0, 3600.0),
+    )
+    max_targets: int = _parameter(
+        8, "Most instructions that may be active at once (~/set_instruction, ADD).", bounds=(1, 64)
+    )
+    max_rate_hz: float = _parameter(
+        0.0,
+        "Most camera images per second that are answered about; 0 sets no limit.",
+        bounds=(0.0, 1000.0),
+    )
+    max_image_age_ms: int = _parameter(
+        0,
+        "Camera images that are older by their stamp are not used; 0 sets no limit. Needs clocks that agree.",
+        bounds=(0, 3600000),
+    )
+    score_threshold: float = _parameter(
+        -1.0,
+        "Objects that score below this are rejected, from the next answer on. 0 rejects none for its score; "
+        "any negative number takes the model's own threshold.",
+        bounds=(-1.0, 1.0),
+    )
+    max_instances: int = _parameter(
+        0, "Most objects that are accepted per answer, the best ones; 0 sets no limit.", bounds=(0, 1000)
+    )
+    think: str = _parameter(
+        "auto",
+        "Whether to reason in words before answering: always, never (faster), or auto, the model's own way.",
+        choices=("auto", "always", "never"),
     )
     max_new_tokens: int = _parameter(128, "Most tokens that one answer may have.", bounds=(16, 4096))
     reasoning_rate_hz: float = _parameter(

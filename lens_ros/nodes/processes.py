@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,13 +19,25 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import Executor
 from rclpy.node import Node
 
+from lens_ros.nodes.handshake import Handshake
+
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
-UNCONFIGURED, INACTIVE, ACTIVE = (
+SHUTDOWN_UNCONFIGURED, SHUTDOWN_INACTIVE, SHUTDOWN = (  # the last one from the state ACTIVE
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    Transition.TRANSITION_ACTIVE_SHUTDOWN,
+)
+UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = (
     State.PRIMARY_STATE_UNCONFIGURED,
     State.PRIMARY_STATE_INACTIVE,
     State.PRIMARY_STATE_ACTIVE,
+    State.PRIMARY_STATE_FINALIZED,
 )
+
+# DDSI-RTPS 2.5, 9.6.2.3: the port of unicast discovery of a domain's first participant on a machine.
+FIRST_PORT, PORTS_PER_DOMAIN = 7410, 250
+STACKS_S = 0.5  # for a process to write where its threads are
 
 
 class ProcessError(Exception):
@@ -96,12 +109,26 @@ class NodeProcess:
         """The last lines of the log."""
         return "\n".join(self.log.splitlines()[-lines:])
 
+    def stacks(self) -> str:
+        """Where each thread of a process is that should have done something by now; for nodes that dump
+        their stacks on SIGUSR1, as `perception` does.
+        """
+        before = len(self.log)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGUSR1)
+            time.sleep(STACKS_S)
+        return self.log[before:]
+
     def wait(self, timeout: float) -> int:
         """The exit code, once the process has ended by itself; `ProcessError` after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise ProcessError(f"{self.module} did not end within {timeout:g} s:\n{self.tail()}") from None
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._process.send_signal(number)
 
     def stop(self, ask: signal.Signals = signal.SIGINT, timeout: float = 20.0) -> int:
         """Ends the process, by force where asking does not help; its exit code."""
@@ -129,7 +156,9 @@ class Driver:
             for process in self.processes:
                 process.check()
             if time.monotonic() > deadline:
-                logs = "\n".join(f"--- {p.module} ({p.log_path})\n{p.tail()}" for p in self.processes)
+                logs = "\n".join(
+                    f"--- {p.module} ({p.log_path})\n{p.tail()}\n{p.stacks()}" for p in self.processes
+                )
                 raise ProcessError(f"{what} did not happen within {timeout:g} s\n{logs}")
             self.executor.spin_once(timeout_sec=0.05)
 
@@ -152,12 +181,25 @@ class Driver:
 
     def change_state(self, node_name: str, transition: int, timeout: float = 120.0) -> bool:
         """Asks a lifecycle node for a transition; whether it succeeded."""
-        request = ChangeState.Request(transition=Transition(id=transition))
-        return self.call(ChangeState, f"{node_name}/change_state", request, timeout).success
+        client: Any = self.node.create_client(ChangeState, f"{node_name}/change_state")
+        try:
+            self.state(node_name, timeout)  # whoever answers this knows the client made before
+            self.wait_until(client.service_is_ready, timeout, f"service {client.srv_name}")
+            future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+            self.wait_until(future.done, timeout, f"an answer of {client.srv_name}")
+            return future.result().success
+        finally:
+            self.node.destroy_client(client)
 
     def state(self, node_name: str, timeout: float = 30.0) -> int:
         """The state of a lifecycle node, such as `ACTIVE`."""
-        return self.call(GetState, f"{node_name}/get_state", GetState.Request(), timeout).current_state.id
+        client: Any = self.node.create_client(GetState, f"{node_name}/get_state")
+        answered = Handshake(client, GetState.Request())
+        try:
+            self.wait_until(answered, timeout, f"an answer of {client.srv_name}")
+            return answered.response.current_state.id
+        finally:
+            self.node.destroy_client(client)
 
 
 def isolate(domain: int) -> None:
@@ -172,10 +214,16 @@ def isolate(domain: int) -> None:
 
 
 def own_domain() -> int:
-    """A domain id that another process of this machine is unlikely to have chosen (1..99, free of port
-    clashes).
-    """
-    return os.getpid() % 99 + 1
+    """A domain id, 1 to 99, that no process of this machine uses; raises `ProcessError` if there is none."""
+    for number in range(99):
+        domain = (os.getpid() + number) % 99 + 1
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first_participant:
+            try:
+                first_participant.bind(("", FIRST_PORT + PORTS_PER_DOMAIN * domain))
+            except OSError:
+                continue  # somebody is there
+        return domain
+    raise ProcessError("every ROS_DOMAIN_ID from 1 to 99 is in use on this machine; end some ROS programs")
 
 
 def end_ros() -> None:

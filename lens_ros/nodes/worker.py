@@ -1,289 +1,340 @@
-"""The thread that thinks: newest image, newest instruction, one answer at a time.
+"""The thread that thinks: newest image, active instructions, one act of reasoning at a time.
 
 Model calls take hundreds of milliseconds and more, so they never run in an executor's callback. Callbacks
-hand images and instructions to an `InferenceWorker`, which calls back when there is something to publish.
-Nothing in here knows ROS or the model: both come in as functions, which is what makes the policy testable.
+hand images, instructions and jobs to an `InferenceWorker`, which calls back when there is something to
+publish. Nothing in here knows ROS or the model: both come in as functions, which is what makes the policy
+testable.
 
 Policy
+- Between two acts of reasoning, targets are followed from image to image (`TargetFollower`), also between two
+  tokens, where following gets at most half of the time. What is lost is reasoned about anew.
 - Only the newest image is kept; an image is decoded when it is used, not when it arrives.
-- A new instruction pre-empts the one in progress, at its next token. No instruction vanishes: one that is
-  replaced or interrupted before its answer is reported as unanswered, with the reason, before its successor
-  starts.
+- All targets that are due are answered about the same image, as one batch; the others are followed to it
+  first. Where a batch fails, each of its instructions is tried alone, so that one that the model cannot bear
+  costs the others nothing.
+- Setting an instruction pre-empts the batch in progress, at its next token; adding or removing one does not
+  disturb the others. No instruction vanishes: one that ends before its answer is reported as unanswered, with
+  the reason.
 - An instruction that comes before any usable image waits for one.
-- Every instruction is answered once, or every `interval()` seconds where that is above 0, each time on a
-  newer image.
-- Single requests (an image of their own) come before the camera stream and are not pre-empted by it.
+- Every instruction is answered once, or every `interval()` seconds where that is above 0, all together, each
+  time on a newer image, and at most `max_rate_hz()` times a second.
+- Jobs (an image of their own, or the next camera image) are served in the order in which they came, those
+  that wait for the same camera image as one batch; they are not pre-empted. Where jobs and targets wait, they
+  take turns.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 
+from lens_ros.nodes.agenda import Agenda
+from lens_ros.nodes.following import TargetFollower
+from lens_ros.nodes.work import Answer, Frame, Infer, Job, Listener, Target
 
-@dataclass(frozen=True)
-class Frame:
-    """A camera image as it came: `message` is decoded only when it is used. `number` counts up."""
-
-    message: Any
-    number: int
+AFTER_FAILURE_S = 5.0  # from a failure to follow to the next act of reasoning
 
 
-@dataclass(eq=False)
-class Target:
-    """An active instruction."""
-
-    id: int
-    instruction: str
-    answered_number: int = -1  # Frame.number of the last answer; -1 before the first
-    due: float = 0.0  # earliest start of the next answer, on the worker's clock
-
-
-@dataclass(eq=False)
-class Request:
-    """One image, one instruction, one answer, for a caller that waits on `done`."""
-
-    message: Any
-    instruction: str
-    done: threading.Event = field(default_factory=threading.Event)
-    result: Any = None
-    error: str = ""
-
-    def finish(self, result: Any = None, error: str = "") -> None:
-        self.result, self.error = result, error
-        self.done.set()
-
-
-class Infer(Protocol):
-    """The model: (H, W, 3) uint8 RGB and an instruction in, an answer out. Raises when `cancelled()` turns
-    true.
-    """
-
-    def __call__(
-        self,
-        rgb: np.ndarray,
-        instruction: str,
-        *,
-        on_text: Callable[[str], None] | None,
-        cancelled: Callable[[], bool],
-    ) -> Any: ...
-
-
-class Listener(Protocol):
-    """Who is told. All methods are called from the worker's thread, except `unanswered` without a frame."""
-
-    def text(self, target: Target, frame: Frame, text: str) -> None:
-        """Another token of reasoning: `text` is all of it so far."""
-
-    def answered(self, target: Target, frame: Frame, rgb: np.ndarray, result: Any) -> None:
-        """The model's answer."""
-
-    def unanswered(self, target: Target, frame: Frame | None, rgb: np.ndarray | None, reason: str) -> None:
-        """There is no answer, and why. `frame` and `rgb` are None when no image had been taken up."""
-
-    def unusable(self, frame: Frame, error: Exception) -> None:
-        """The image could not be decoded; the target goes on waiting for a usable one."""
-
-    def failed(self, instruction: str, error: Exception) -> str:
-        """The model raised `error`; returns the reason to give for the missing answer."""
-
-
-class InferenceWorker:
+class InferenceWorker(Agenda):
     """Runs `infer` in a thread of its own; see the module's policy. All public methods are thread-safe.
 
-    `decode(message) -> (H, W, 3) uint8 RGB` may raise; `interval()` gives the seconds between answers (0:
-    once).
+    `decode(message) -> (H, W, 3) uint8 RGB` may raise. Everything else is an `Agenda`'s.
     """
 
     def __init__(
-        self,
-        infer: Infer,
-        decode: Callable[[Any], np.ndarray],
-        listener: Listener,
-        *,
-        interval: Callable[[], float] = lambda: 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, infer: Infer, decode: Callable[[Any], np.ndarray], listener: Listener, **agenda: Any
     ) -> None:
+        super().__init__(listener, **agenda)
         self._infer = infer
         self._decode = decode
-        self._listener = listener
-        self._interval = interval
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._frame: Frame | None = None
-        self._frames = 0
-        self._target: Target | None = None
-        self._targets = 0
-        self._running: Target | None = None
-        self._requests: deque[Request] = deque()
-        self._stop_reason = ""
-        self._replaced_reason = ""
+        self._jobs_first = True
+        self._follow_at = 0.0  # earliest time to follow between tokens
+        self._errands: list[Callable[[], None]] = []
+        self._sign_of_life: float | None = None  # when the work in progress gave the last one
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
         """Begins to work."""
         self._thread.start()
 
-    def stop(self, reason: str) -> None:
-        """Interrupts what is in progress, reports everything pending as unanswered for `reason`, ends the
-        thread.
+    def stop(self, reason: str, *, grace_s: float) -> bool:
+        """Interrupts what is in progress, ends everything pending for `reason`, ends the thread.
+
+        Returns whether the thread has ended. One that does not within `grace_s`, because the model does not
+        let go, is left to itself: what it was about is ended here, and the listener hears no more of it.
         """
         with self._changed:
             self._stop_reason = reason
-            pending, self._requests = list(self._requests), deque()
             self._changed.notify_all()
-        for request in pending:
-            request.finish(error=reason)
+        self._end_jobs(lambda job: True, reason)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(grace_s)
         self.clear(reason)
+        if self._thread.is_alive():
+            self._abandon(reason)
+        return not self._thread.is_alive()
 
-    # What callbacks hand in ---------------------------------------------------------------------------------
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has begun and not ended."""
+        return self._thread.is_alive()
 
-    def set_frame(self, message: Any) -> None:
-        """Offers a newer camera image."""
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the work in progress last gave a sign of life: it began, a token was written, all
+        was written. 0 without any.
+        """
+        since = self._sign_of_life
+        return 0.0 if since is None else self._clock() - since
+
+    @property
+    def whereabouts(self) -> str:
+        """What the thread is executing, such as `lens_ros.lens, line 257, in segment_all`."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        if frame is None:
+            return "not running"
+        return f"{frame.f_globals.get('__name__')}, line {frame.f_lineno}, in {frame.f_code.co_name}"
+
+    def between(self, errand: Callable[[], None]) -> None:
+        """Has the thread do something between two acts of inference."""
         with self._changed:
-            self._frames += 1
-            self._frame = Frame(message, self._frames)
+            self._errands.append(errand)
             self._changed.notify_all()
-
-    def set_instruction(self, instruction: str) -> Target:
-        """Makes `instruction` the only active one, in place of the present one."""
-        with self._changed:
-            self._targets = self._targets % 65535 + 1  # ids are uint16, and 0 means "no target"
-            target = Target(self._targets, instruction)
-            self._replace(target, f"replaced by a newer instruction: '{instruction}'")
-            return target
-
-    def clear(self, reason: str) -> None:
-        """Ends the active instruction; `reason` is given when it has no answer yet."""
-        with self._changed:
-            self._replace(None, reason)
-
-    def submit(self, message: Any, instruction: str) -> Request:
-        """Asks for one answer about one image, independent of the camera; wait on the request's `done`."""
-        request = Request(message, instruction)
-        with self._changed:
-            if self._stop_reason:
-                request.finish(error=self._stop_reason)
-            else:
-                self._requests.append(request)
-                self._changed.notify_all()
-        return request
-
-    @property
-    def target(self) -> Target | None:
-        """The active instruction."""
-        with self._changed:
-            return self._target
-
-    @property
-    def has_frame(self) -> bool:
-        """Whether a camera image has come that was not found unusable."""
-        with self._changed:
-            return self._frame is not None
-
-    def _replace(self, target: Target | None, reason: str) -> None:
-        previous, self._target = self._target, target
-        # A target in progress is reported by the worker's thread as soon as the model lets go of it.
-        if previous is not None and previous.answered_number < 0 and previous is not self._running:
-            self._listener.unanswered(previous, None, None, reason)
-        if previous is not None:
-            self._replaced_reason = reason
-        self._changed.notify_all()
 
     # The thread ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while (task := self._next()) is not None:
-            if isinstance(task, Request):
-                self._serve(task)
-                continue
-            target, frame = task
+            asked = list(self._running)
+            self._sign_of_life = self._clock()
             try:
-                self._follow(target, frame)
+                task()
             except Exception as error:  # a listener that fails must not end the thread
-                self._listener.failed(target.instruction, error)
+                self._listener.failed(" + ".join(each.instruction for each in asked), error)
+                for each in asked:
+                    if isinstance(each, Job):
+                        each.finish(error=f"internal error: {type(error).__name__}: {error}")
             finally:
+                self._sign_of_life = None
                 with self._changed:
-                    self._running = None
+                    self._running = ()
 
-    def _next(self) -> Request | tuple[Target, Frame] | None:
+    def _abandon(self, reason: str) -> None:
+        with self._changed:
+            left = [each for each in self._running if isinstance(each, Target) and not each.reported]
+            self._running = ()
+            for target in left:
+                target.reported = True
+            listener, self._listener = self._listener, cast(Listener, _Nobody())
+        for target in left:
+            listener.unanswered(target, target.ended or reason)
+
+    def _next(self) -> Callable[[], None] | None:
         """Blocks until there is work; None at the end."""
         with self._changed:
             while not self._stop_reason:
-                if self._requests:
-                    return self._requests.popleft()
-                target, frame = self._target, self._frame
-                wait: float | None = None  # until something changes
-                if target is not None and frame is not None and frame.number > target.answered_number:
-                    interval = self._interval()
-                    if target.answered_number < 0 or interval > 0:
-                        wait = target.due - self._clock()
-                        if wait <= 0:
-                            target.due = self._clock() + interval
-                            self._running = target
-                            return target, frame
-                        wait = min(wait, 1.0)  # the interval may be changed while we wait
+                if self._errands:
+                    return self._errands.pop(0)
+                self._drop_stale_frame()
+                jobs = self._ready_jobs()
+                targets, wait = self._due_targets()
+                frame = self._frame
+                if jobs and (self._jobs_first or not targets):
+                    self._jobs = [job for job in self._jobs if job not in jobs]
+                    self._running, self._jobs_first = jobs, False
+                    taken = frame if jobs[0].message is None else None
+                    return lambda: self._serve(jobs, taken)  # noqa: B023  # returned at once
+                if targets and frame is not None:
+                    self._running, self._jobs_first = targets, True
+                    self._schedule(targets, frame)
+                    return lambda: self._reason(targets, frame)  # noqa: B023
+                if frame is not None and self._may_follow(frame):
+                    return lambda: self._carry_on(frame)  # noqa: B023
                 self._changed.wait(wait)
             return None
 
-    def _follow(self, target: Target, frame: Frame) -> None:
+    def _reason(self, targets: list[Target], frame: Frame) -> None:
+        rgb = self._decoded(frame)
+        if rgb is None:
+            with self._changed:
+                for target in targets:
+                    target.waiting, target.due = True, 0.0
+                self._not_before = 0.0
+                # In the same breath as the test, else an end in between would go unreported.
+                self._running = ()
+                abandoned = [target for target in targets if target.ended and not target.reported]
+            for target in abandoned:
+                self._listener.unanswered(target, target.ended)
+            return
+        if self._follower is not None:
+            self._follow(self._follower, frame, rgb, others_than=targets)
+            self._follower.asked(targets)
+        self._listener.started(targets, frame)
+        results = self._ask(
+            rgb, targets, on_text=lambda target, text: self._listener.text(target, frame, text)
+        )
+        with self._changed:
+            reasons = [target.ended or self._stop_reason for target in targets]
+            for target in targets:
+                target.reported = True
+            self._running = ()
+        answers = []
+        for target, result, reason in zip(targets, results, reasons, strict=True):
+            if not reason and isinstance(result, Exception):
+                reason = self._listener.failed(target.instruction, result)
+            answers.append(Answer(target, None if reason else result, reason))
+        self._listener.answered(frame, rgb, answers)
+        if self._follower is not None:
+            for answer in answers:
+                if answer.result is not None:
+                    self._follower.start(answer.target, rgb, answer.result)
+
+    def _carry_on(self, frame: Frame) -> None:
+        """Follows all targets to a newer image."""
+        follower = self._follower
+        assert follower is not None
+        started = self._clock()
+        with self._changed:
+            self._seen_number = frame.number
+            rate = self._max_rate_hz()
+            self._not_before = started + (1.0 / rate if rate > 0 else 0.0)
+        rgb = self._decoded(frame)
+        if rgb is not None:
+            self._follow(follower, frame, rgb)
+        ended = self._clock()
+        self._follow_at = ended + (ended - started)
+
+    def _follow(
+        self,
+        follower: TargetFollower,
+        frame: Frame,
+        rgb: np.ndarray,
+        *,
+        others_than: Sequence[Target] = (),  # those get an answer about this image from the reasoner
+    ) -> None:
+        self._forget_followed(follower)
+        if not follower.follows_others(others_than):
+            return
         try:
-            rgb = self._decode(frame.message)
+            followed = follower.follow(rgb)
+        except Exception as error:
+            self._listener.failed("following", error)
+            follower.clear()
+            with self._changed:
+                for target in self._targets.values():
+                    if target not in others_than:
+                        target.waiting, target.due = True, self._clock() + AFTER_FAILURE_S
+            return
+        with self._changed:
+            followed = [f for f in followed if not f.target.ended and f.target not in others_than]
+            for each in followed:
+                each.target.after = max(each.target.after, frame.number)
+                each.target.waiting |= each.ask_again
+        if followed:
+            self._listener.followed(frame, rgb, [Answer(each.target, each.result) for each in followed])
+
+    def _forget_followed(self, follower: TargetFollower) -> None:
+        with self._changed:
+            reset, self._reset = self._reset, False
+        if reset:
+            follower.clear()
+
+    def _carry_on_between_tokens(self) -> None:
+        with self._changed:
+            self._drop_stale_frame()
+            frame = self._frame
+            wanted = frame is not None and self._clock() >= self._follow_at and self._may_follow(frame)
+        if wanted and frame is not None:
+            self._carry_on(frame)
+
+    def _serve(self, jobs: list[Job], frame: Frame | None) -> None:
+        for job in jobs:
+            if job.on_start is not None:
+                job.on_start()
+        if frame is None:
+            try:
+                rgb: np.ndarray | None = self._decode(jobs[0].message)
+            except Exception as error:
+                jobs[0].finish(error=str(error))
+                return
+        else:
+            rgb = self._decoded(frame)
+            for job in jobs:
+                job.after = frame.number
+            if rgb is None:  # they wait for a usable one
+                with self._changed:
+                    self._jobs[:0] = [job for job in jobs if not job.ended]
+                return
+            for job in jobs:
+                job.message = frame.message
+        assert rgb is not None
+
+        def decoding() -> None:
+            for job in jobs:
+                if job.on_decode is not None and not job.ended:
+                    job.on_decode()
+
+        results = self._ask(
+            rgb,
+            jobs,
+            on_text=lambda job, text: job.on_text(text) if job.on_text is not None else None,
+            on_decode=decoding,
+        )
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Exception):
+                job.finish(error=job.ended or self._listener.failed(job.instruction, result))
+            else:
+                job.finish(result)
+
+    def _decoded(self, frame: Frame) -> np.ndarray | None:
+        try:
+            return self._decode(frame.message)
         except Exception as error:
             self._listener.unusable(frame, error)
             with self._changed:
                 if self._frame is frame:
                     self._frame = None
-                target.due = 0.0
-                self._running = (
-                    None  # in the same breath as the test, else a replacement now would go unreported
-                )
-                abandoned = self._target is not target and target.answered_number < 0
-            if abandoned:
-                self._listener.unanswered(target, None, None, self._reason())
-            return
+            return None
+
+    def _ask(
+        self,
+        rgb: np.ndarray,
+        asked: Sequence[Any],  # all targets, or all jobs
+        *,
+        on_text: Callable[[Any, str], None],
+        on_decode: Callable[[], None] = lambda: None,
+    ) -> list[Any]:
+        """A result or an exception for each target or job."""
 
         def cancelled() -> bool:
-            return self._target is not target or bool(self._stop_reason)
+            return bool(self._stop_reason) or all(each.ended for each in asked)
+
+        def told(row: int, text: str) -> None:
+            self._sign_of_life = self._clock()
+            if not asked[row].ended:
+                on_text(asked[row], text)
+            if row == 0:
+                self._carry_on_between_tokens()
+
+        def written() -> None:
+            self._sign_of_life = self._clock()
+            on_decode()
 
         try:
-            result = self._infer(
-                rgb,
-                target.instruction,
-                on_text=lambda text: self._listener.text(target, frame, text),
-                cancelled=cancelled,
-            )
+            instructions = [each.instruction for each in asked]
+            return list(self._infer(rgb, instructions, on_text=told, on_decode=written, cancelled=cancelled))
         except Exception as error:
-            target.answered_number = frame.number
-            reason = self._reason() if cancelled() else self._listener.failed(target.instruction, error)
-            self._listener.unanswered(target, frame, rgb, reason)
-        else:
-            target.answered_number = frame.number
-            self._listener.answered(target, frame, rgb, result)
+            if len(asked) == 1 or cancelled():
+                return [error] * len(asked)
+        return [self._ask(rgb, [each], on_text=on_text, on_decode=on_decode)[0] for each in asked]
 
-    def _reason(self) -> str:
-        with self._changed:
-            return self._stop_reason or self._replaced_reason
 
-    def _serve(self, request: Request) -> None:
-        try:
-            rgb = self._decode(request.message)
-        except Exception as error:
-            request.finish(error=str(error))
-            return
-        try:
-            result = self._infer(
-                rgb, request.instruction, on_text=None, cancelled=lambda: bool(self._stop_reason)
-            )
-        except Exception as error:
-            request.finish(error=self._stop_reason or self._listener.failed(request.instruction, error))
-        else:
-            request.finish(result)
+class _Nobody:
+    """In the place of a `Listener` that does not listen any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: ""

@@ -159,6 +159,18 @@ def place_shapes(
     return spots
 
 
+def fits(
+    footprint: np.ndarray,
+    place: tuple[float, float, float],
+    others: Sequence[tuple[np.ndarray, tuple[float, float, float]]],
+) -> bool:
+    """Whether an object has room on the table: (K, 3) circles of its footprint, (x, y, yaw), and the same of
+    every other object."""
+    circles = _turned(footprint, *place)
+    taken = [_turned(each, *where) for each, where in others]
+    return _on_table(circles) and _free(circles, np.concatenate([np.zeros((0, 3)), *taken]))
+
+
 def _sample_camera(rng: np.random.Generator) -> tuple[Camera, np.ndarray, float]:
     azimuth = rng.uniform(-0.5, 0.5) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
     elevation = rng.uniform(0.55, 1.2)

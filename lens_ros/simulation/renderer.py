@@ -105,8 +105,11 @@ class TabletopSimulator:
         self, seed: int, index: int, *, count: tuple[int, int] = (3, 9), held_out_pairs: bool = False
     ) -> Layout:
         """The scene that `frame` renders for the same arguments, with its camera and light."""
-        pool = self._renderer_of(seed, index).pool
-        return sample_layout(pool, seed, index, count=count, held_out_pairs=held_out_pairs)
+        return sample_layout(self.pool(seed, index), seed, index, count=count, held_out_pairs=held_out_pairs)
+
+    def pool(self, seed: int, index: int) -> Pool:
+        """What the scenes of the block of (seed, index) are drawn from."""
+        return self._renderer_of(seed, index).pool
 
     def frame(
         self,

@@ -43,9 +43,7 @@ def released(released_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = tokenizers.decoders.ByteLevel()
     core.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in SPECIAL])
-    words = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     words.save_pretrained(folder)
     return folder
 

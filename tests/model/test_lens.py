@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lens_ros.lens import (
-    Cancelled,
-    ImageError,
-    InstructionError,
-    Lens,
-    as_rgb,
-    check_instruction,
-)
+from lens_ros.inputs import ImageError, InstructionError, as_rgb, check_instruction
+from lens_ros.lens import Cancelled, Lens
 from lens_ros.model.generation import Sampling
 
 ASKED = ["the red mug", "the bowl left of the ball", "something to drink from"]

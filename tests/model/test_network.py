@@ -172,9 +172,7 @@ def test_several_instructions_share_the_work_on_the_image(
     assert max(head) == 3 * model.width  # the last position of each row, never a whole sequence
 
 
-def test_streams_every_token_and_stops_within_one(
-    model: LensModel, view: View, question_ids: Encode
-) -> None:
+def test_streams_every_token_and_stops_within_one(model: LensModel, view: View, question_ids: Encode) -> None:
     seen: list[tuple[int, int]] = []
     questions = [question_ids(text) for text in INSTRUCTIONS[:2]]
     with pytest.raises(GenerationCancelled):

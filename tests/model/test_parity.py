@@ -69,18 +69,14 @@ def test_the_second_cache_gives_the_golden_prompt(
 
 
 @pytest.mark.parametrize("row", [0, 1])
-def test_a_generated_answer_gives_the_golden_mask(
-    checker: ModuleType, released: LensModel, row: int
-) -> None:
+def test_a_generated_answer_gives_the_golden_mask(checker: ModuleType, released: LensModel, row: int) -> None:
     """The evaluation flow, by our own way: one row ends early, the other runs into the limit."""
     call, expected, _ = checker.load_case(GOLDEN, "c_eval")
     prompt = expected["prompt_ids"][row][expected["prompt_mask"][row].bool()]
     split = int((prompt == VISION_END).nonzero()[0]) + 1
     view = view_of(released, call, row, prompt[:split])
     end, limit = int(expected["greedy_eos"]), int(expected["greedy_max_new_tokens"])
-    [thought] = released.reason(
-        view, [prompt[split:]], end_token=end, pad_token=PAD, max_new_tokens=limit
-    )
+    [thought] = released.reason(view, [prompt[split:]], end_token=end, pad_token=PAD, max_new_tokens=limit)
     written = call["input_ids"][row, -limit:].tolist()
     assert thought.token_ids == [token for token in written if token not in (end, PAD)]
     assert thought.prompt is not None

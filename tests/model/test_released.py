@@ -514,7 +514,7 @@ CONNECTOR = "connector.blocks.0.mlp.fc1.bias"
         (lambda f: drop_config(f, "tie_word_embeddings"), "no field 'tie_word_embeddings'"),
         (lambda f: drop_config(f, "vision_config"), "no field 'vision_config'"),
         (lambda f: swap_vision(f, fullatt_block_indexes=None), "no field 'fullatt_block_indexes'"),
-        (lambda f: set_config(f, hidden_size="128"), "hidden_size is \"128\""),
+        (lambda f: set_config(f, hidden_size="128"), 'hidden_size is "128"'),
         (lambda f: set_config(f, vocab_size=1024.5), "impossible value(.|\n)*vocab_size"),
         (lambda f: swap_vision(f, depth="two"), "impossible value(.|\n)*depth"),
         (lambda f: swap_vision(f, num_heads=0), "no network that can be built"),

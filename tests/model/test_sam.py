@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import importlib.util
@@ -18,12 +19,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
+from lens_ros.evaluation.tracking import mask_iou
+from lens_ros.instances import Instance, box_of
+from lens_ros.lens import Lens, Segmentation
 from lens_ros.model import sam as module
 from lens_ros.model.config import ImageConfig
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.images import segmenter_boxes, segmenter_inputs, segmenter_picture, upsample
+from lens_ros.model.network import LensModel
 from lens_ros.model.sam import SamSegmenter, SamSizes, read_sam, sam_sizes
+from lens_ros.tracking import Checks, Tracker
 
 SMALL = SamSizes(32, 2, 2, global_attention=(1,), image_size=256, prompt_width=32)
 IMAGE = ImageConfig(
@@ -240,6 +247,28 @@ def test_batches_and_many_prompts_equal_one_at_a_time(segmenter: SamSegmenter) -
     assert (together[0, 0] - together[1, 0]).abs().max() > 0.01
 
 
+def test_mask_prompts_equal_the_packages_own(segmenter: SamSegmenter) -> None:
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randn(1, 3, 256, 256, generator=generator)
+    boxes = torch.rand(1, 3, 4, generator=generator) * 128 + torch.tensor([0, 0, 128, 128])
+    previous = 5 * torch.randn(1, 3, 64, 64, generator=generator)
+    with torch.inference_mode():
+        features = segmenter.encode(pixels)
+        logits, iou = segmenter.decode(features, segmenter.box_prompts(boxes), previous)
+        sparse, dense = segmenter.sam.prompt_encoder(points=None, boxes=boxes[0], masks=previous[0][:, None])
+        theirs, their_iou = segmenter.sam.mask_decoder(
+            image_embeddings=features.embedding,
+            image_pe=segmenter.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        without, _ = segmenter.decode(features, segmenter.box_prompts(boxes))
+    torch.testing.assert_close(logits[0], theirs[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(iou[0], their_iou[:, 0].clamp(0, 1), atol=1e-5, rtol=0)
+    assert (logits - without).abs().max() > 0.01
+
+
 def brightness_sam() -> SamSegmenter:
     """A SAM whose mask is what is brighter than SAM's mean colour, patch by patch, whatever the prompt."""
     segmenter = SamSegmenter(SMALL).eval()
@@ -446,3 +475,27 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segment_anything", None)  # Python's own way of hiding a package
     with pytest.raises(ImportError, match="pip install segment-anything"):
         SamSegmenter(SMALL)
+
+
+def test_is_tracked_as_well_in_a_letterbox(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> None:
+    """A bright thing that moves by one patch per image, before a SAM that sees what is bright."""
+    model, tokenizer = copy.copy(untrained[0]), untrained[1]
+    model._modules = dict(model._modules, segmenter=brightness_sam())
+    model.config = dataclasses.replace(model.config, image=IMAGE)
+    lens = Lens(model, tokenizer)
+    for mask_prompts in (False, True):
+        tracker = Tracker(lens, Checks(score=0.0), mask_prompts=mask_prompts)
+        for number in range(6):
+            truth = np.zeros((300, 400), dtype=bool)
+            truth[75:150, 50 + 25 * number : 150 + 25 * number] = True
+            rgb = np.where(truth[..., None], np.uint8(255), np.uint8(40)).repeat(3, axis=2)
+            if number == 0:
+                thing = Instance(truth, box_of(truth), 0.9, "thing", 1.0)
+                answer = Segmentation("", (thing,), truth, "", "", True, "", 0, 0, 0, 0, "")
+                tracker.start("it", rgb, answer)
+                continue
+            carried = tracker.update(rgb)["it"]
+            assert carried.tracked
+            assert mask_iou(carried.segmentation.mask, truth) > 0.8
+        black = np.full((300, 400, 3), 40, dtype=np.uint8)
+        assert not tracker.update(black)["it"].tracked

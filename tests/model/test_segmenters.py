@@ -60,3 +60,35 @@ def test_a_fresh_nano_decoder_has_gradients_that_do_not_vanish() -> None:
     logits.abs().mean().backward()
     gradient = model.segmenter.sam.vision_encoder.stem[0].weight.grad
     assert gradient.abs().max() > 1e-5
+
+
+def test_mask_prompts_equal_transformers_and_belong_to_one_object_each() -> None:
+    torch.manual_seed(0)
+    segmenter = Sam2Segmenter(Sam2Config(**HIERA), "hiera").eval()
+    with torch.no_grad():
+        for parameter in segmenter.sam.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    pixels, boxes = torch.randn(2, 3, 128, 128), 128 * torch.rand(2, 3, 4)
+    previous = 5 * torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        features = segmenter.encode(pixels)
+        logits, iou = segmenter.decode(features, segmenter.box_prompts(boxes), previous)
+        without, _ = segmenter.decode(features, segmenter.box_prompts(boxes))
+        expected = [
+            [
+                segmenter.sam(
+                    pixel_values=pixels[image : image + 1],
+                    input_boxes=boxes[image, n].view(1, 1, 4),
+                    input_masks=previous[image, n].view(1, 1, 32, 32),
+                    multimask_output=False,
+                )
+                for n in range(3)
+            ]
+            for image in range(2)
+        ]
+    for image in range(2):
+        for n in range(3):
+            one = expected[image][n]
+            torch.testing.assert_close(logits[image, n], one.pred_masks[0, 0, 0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(iou[image, n], one.iou_scores[0, 0, 0], atol=1e-5, rtol=0)
+    assert (logits - without).abs().max() > 1e-2

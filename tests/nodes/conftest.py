@@ -6,8 +6,6 @@ Without ROS 2 only test_ros.py is collected, which says what is missing.
 from __future__ import annotations
 
 import importlib.util
-import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -16,9 +14,6 @@ import pytest
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore_glob = [] if HAS_ROS else ["test_[!r]*.py"]
-
-ROOT = Path(__file__).resolve().parents[2]
-_graphs = itertools.count()
 
 if HAS_ROS:
     sys.path.insert(0, str(Path(__file__).parent))  # for `ros_graph`, wherever pytest was started
@@ -58,18 +53,53 @@ def graph(tmp_path_factory):
     """A ROS graph that no other module of tests sees, with a node of this process in it; see
     `ros_graph.Graph`.
     """
-    from ros_graph import Graph
+    from ros_graph import own_graph
 
-    from lens_ros.nodes.processes import isolate
+    with own_graph(tmp_path_factory) as graph:
+        yield graph
 
-    saved = dict(os.environ)
-    domain = (os.getpid() + 7 * next(_graphs)) % 99 + 1
-    isolate(domain)
-    os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
-    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    graph = Graph(domain, tmp_path_factory.mktemp("logs"))
-    yield graph
-    graph.close()
-    os.environ.clear()
-    os.environ.update(saved)
+
+@pytest.fixture
+def finder():
+    """What `make_node` gives its nodes for a model."""
+    from finder import Finder
+
+    return Finder()
+
+
+@pytest.fixture
+def make_node(graph, finder, monkeypatch):
+    """Makes an active `PerceptionNode` with a `Finder`, in the same executor as the test's own node."""
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from rclpy.parameter import Parameter
+
+    from lens_ros.nodes import loading
+    from lens_ros.nodes.perception import PerceptionNode
+
+    monkeypatch.setattr(loading, "load_lens", lambda settings: finder)
+    nodes = []
+
+    def make(**parameters) -> PerceptionNode:
+        parameters = {"tracking": False, **parameters}  # a `Finder` follows nothing
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        node = PerceptionNode(context=graph.context, parameter_overrides=overrides)
+        nodes.append(node)
+        graph.executor.add_node(node)
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        return node
+
+    yield make
+    finder.go_on.set()
+    while nodes:
+        graph.end(nodes.pop())
+
+
+@pytest.fixture
+def conversation(graph):
+    """A `ros_graph.Conversation` of one test."""
+    from ros_graph import Conversation
+
+    conversation = Conversation(graph)
+    yield conversation
+    conversation.close()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import array
+import contextlib
+import gc
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,30 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from lens_ros.msg import Reasoning, Segmentation
-from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess
+from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
-TIMEOUT = 60.0  # of anything that takes a moment; only ever reached by a failure
+TIMEOUT = 180.0  # of anything that takes a moment; only ever reached by a failure
 START_TIMEOUT = 240.0  # of a process that imports torch beside other work
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
+    """A graph that nothing else sees, for processes that run this checkout."""
+    saved = dict(os.environ)
+    domain = own_domain()
+    isolate(domain)
+    os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    graph = Graph(domain, tmp_path_factory.mktemp("logs"))
+    try:
+        yield graph
+    finally:
+        graph.close()
+        os.environ.clear()
+        os.environ.update(saved)
 
 
 class Graph(Driver):
@@ -31,11 +55,14 @@ class Graph(Driver):
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(node)
         super().__init__(node, executor)
-        self._logs = logs
+        self.logs = logs
 
     def launch(self, name: str, parameters: dict[str, Any], **options: Any) -> NodeProcess:
-        """Starts `lens_ros.nodes.NAME` as a process of this graph."""
-        log = self._logs / f"{name}_{len(self.processes)}.log"
+        """Starts `lens_ros.nodes.NAME` as a process of this graph; without `build_engines` it
+        makes no engines."""
+        if name == "perception":
+            parameters = {"build_engines": False, **parameters}
+        log = self.logs / f"{name}_{len(self.processes)}.log"
         process = NodeProcess(f"lens_ros.nodes.{name}", log, parameters=parameters, **options)
         self.processes.append(process)
         return process
@@ -51,6 +78,17 @@ class Graph(Driver):
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+
+    def end(self, node: Any) -> None:
+        """Closes and destroys a `PerceptionNode` of this process. The graph shows it until Python freed it:
+        the caller must not keep it.
+        """
+        node.close()
+        self.executor.remove_node(node)
+        node.destroy_node()
+        del node
+        self.spin(0.05)  # the executor lets go of it
+        gc.collect()
 
     def bring_up(self, node_name: str = "perception") -> None:
         assert self.change_state(node_name, CONFIGURE, START_TIMEOUT)

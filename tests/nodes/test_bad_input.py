@@ -20,7 +20,13 @@ from lens_ros.srv import Segment, SetInstruction
 def perception(graph, checkpoint):
     process = graph.launch(
         "perception",
-        {"model": str(checkpoint), "max_new_tokens": 32, "image_timeout_s": 1.0, "log_interval_s": 0.5},
+        {
+            "model": str(checkpoint),
+            "max_new_tokens": 32,
+            "tracking": False,  # each instruction is answered once
+            "image_timeout_s": 1.0,
+            "log_interval_s": 0.5,
+        },
     )
     graph.bring_up()
     return process
@@ -192,8 +198,11 @@ def test_set_instruction_sets_lists_removes_and_explains(graph, conversation):
     assert done.success and list(done.target_ids) == [done.target_id] and done.instructions == ["the red cup"]
     answer = conversation.wait_for_answer("the red cup", with_images=True)
     assert answer.target_id == done.target_id
+    assert graph.set_parameter("perception", "max_targets", 1).successful
     refused = call(kinds.ADD, instruction="the blue cup")
-    assert not refused.success and "use SET" in refused.message and refused.instructions == ["the red cup"]
+    assert not refused.success and "max_targets" in refused.message
+    assert refused.instructions == ["the red cup"]
+    assert graph.set_parameter("perception", "max_targets", 8).successful
     empty = call(kinds.SET, instruction="")
     assert not empty.success and "is empty" in empty.message
     unknown = call(kinds.REMOVE, target_id=9999)

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import RegionOfInterest
 
+from lens_ros.lens import Lens
 from lens_ros.msg import Instance, Segmentation
 from lens_ros.nodes import demo, processes
+from lens_ros.nodes.image_input import decode
 from lens_ros.nodes.processes import NodeProcess, ProcessError
+from lens_ros.nodes.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 GROWING = (
@@ -78,6 +81,26 @@ def test_the_questions_are_of_different_kinds_about_what_is_in_the_scene():
     known = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray"}
     for _, question in demo.QUESTIONS:
         assert set(question.split()) & known <= colors
+
+
+def test_every_question_is_answered_right_and_accepted_wherever_the_camera_looks():
+    expected = {
+        "pick up the red bottle": ["red bottle"],
+        "the leftmost mug": ["white mug"],
+        "the largest mug": ["blue mug"],
+        "the can to the right of the white mug": ["purple can"],
+        "the yellow thing that is not a bowl": ["yellow banana"],
+        "something to clean the table with": ["pink sponge"],
+        "the mug that is not white": ["blue mug"],
+        "the laptop": [],
+    }
+    lens = Lens.from_pretrained("lens-nano")
+    questions = [question for _, question in demo.QUESTIONS]
+    shots = [s.content for s in open_source(demo.find_demo_bag()).shots() if s.stream == "color"]
+    for number in range(0, len(shots), 60):
+        for answer in lens.segment_all(decode(shots[number]), questions):
+            found = [i.label for i in answer.instances if not i.rejected]
+            assert found == expected[answer.instruction], (number, answer.reason)
 
 
 def test_file_names_are_plain():

@@ -6,6 +6,8 @@ import shutil
 import signal
 
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation, Graph
 
 from lens_ros.nodes.processes import (
@@ -14,7 +16,11 @@ from lens_ros.nodes.processes import (
     CLEANUP,
     CONFIGURE,
     DEACTIVATE,
+    FINALIZED,
     INACTIVE,
+    SHUTDOWN,
+    SHUTDOWN_INACTIVE,
+    SHUTDOWN_UNCONFIGURED,
     UNCONFIGURED,
     NodeProcess,
 )
@@ -128,16 +134,36 @@ def test_deactivating_interrupts_and_answers_what_is_in_progress(graph, percepti
 
 
 def test_it_ends_by_sigterm_without_complaint(graph, perception):
+    """The last one about the process that all before it share."""
     assert graph.change_state("perception", ACTIVATE)
     assert graph.stop(perception, signal.SIGTERM, START_TIMEOUT) == 0
     assert "Traceback" not in perception.log
 
 
-@pytest.mark.parametrize("ask", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_by_signals_also_before_it_is_configured(ask, graph):
+@pytest.mark.parametrize(
+    ("walk", "end"),
+    [
+        ([], SHUTDOWN_UNCONFIGURED),
+        ([CONFIGURE], SHUTDOWN_INACTIVE),
+        ([CONFIGURE, ACTIVATE], SHUTDOWN),
+        ([CONFIGURE, ACTIVATE, DEACTIVATE, CLEANUP], SHUTDOWN_UNCONFIGURED),
+    ],
+)
+def test_it_is_shut_down_from_every_state_and_then_ended(walk, end, graph, checkpoint):
+    process = graph.launch("perception", {"model": str(checkpoint)})
+    for transition in walk:
+        assert graph.change_state("perception", transition, START_TIMEOUT)
+    assert graph.change_state("perception", end, START_TIMEOUT)
+    assert graph.state("perception") == FINALIZED
+    assert not graph.node.count_publishers("segmentation")
+    assert graph.stop(process, signal.SIGTERM, START_TIMEOUT) == 0
+    assert "Traceback" not in process.log
+
+
+def test_it_ends_by_sigint_as_by_sigterm(graph):  # that: tests/faults/test_signals.py
     process = graph.launch("perception", {})
     graph.state("perception")  # it is up
-    assert graph.stop(process, ask, START_TIMEOUT) == 0
+    assert graph.stop(process, signal.SIGINT, START_TIMEOUT) == 0
     assert "Traceback" not in process.log
 
 
@@ -147,3 +173,19 @@ def test_an_unusable_parameter_ends_the_process_with_an_explanation(graph):
     assert process.wait(START_TIMEOUT) == 1
     assert "'image_transport' is 'theora'; expected one of raw, compressed" in process.log
     assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("module", ["lens_ros.nodes.perception", "tests.nodes.endless_loading"])
+def test_a_signal_ends_it_while_it_is_being_configured(module, graph, checkpoint, tmp_path):
+    process = NodeProcess(module, tmp_path / "log", parameters={"model": str(checkpoint)})
+    client = graph.node.create_client(ChangeState, "perception/change_state")
+    with process:
+        graph.state("perception")  # it is up
+        graph.wait_until(client.service_is_ready, TIMEOUT, "the service")
+        client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
+        graph.spin(0.3)
+        assert process.stop(signal.SIGTERM, START_TIMEOUT) == 0
+    assert "Traceback" not in process.log
+    # Its endpoints do not outlive it: that would be for the middleware's lease of 20 s.
+    graph.wait_until(lambda: not client.service_is_ready(), 15.0, "the end of the service")
+    graph.node.destroy_client(client)

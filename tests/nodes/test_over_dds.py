@@ -27,7 +27,8 @@ def camera(graph, pictures):
 
 @pytest.fixture(scope="module")
 def perception(graph, camera, checkpoint):
-    process = graph.launch("perception", {"model": str(checkpoint), "max_new_tokens": 48})
+    parameters = {"model": str(checkpoint), "max_new_tokens": 48, "tracking": False}
+    process = graph.launch("perception", parameters)
     graph.bring_up()
     return process
 

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from finder import TOKENS, Finder
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
@@ -15,38 +16,11 @@ from ros_graph import TIMEOUT, Conversation
 from sensor_msgs.msg import CompressedImage, Image
 
 from lens_ros import lens
-from lens_ros.nodes import conversions, perception
+from lens_ros.nodes import conversions, image_input, loading
 from lens_ros.nodes.perception import PerceptionNode
+from lens_ros.nodes.processes import UNCONFIGURED
 
-TOKENS = 40  # fewer than the topic's depth, so that a reader that sleeps loses none
 _instructions = itertools.count(1)
-
-
-class Finder:
-    """Instead of a `Lens`: thinks in 40 tokens and finds two objects, of which it rejects the second."""
-
-    model_id = "finder"
-
-    def segment(self, image, instruction, *, on_text=None, cancelled=None, max_new_tokens=128):
-        rgb = lens.as_rgb(image)
-        if "breaks" in instruction:
-            raise RuntimeError("CUDA out of memory")
-        for count in range(1, TOKENS + 1):
-            if cancelled():
-                raise lens.Cancelled
-            on_text(" ".join(["so"] * count))
-        first, second = np.zeros((2, *rgb.shape[:2]), bool)
-        first[10:20, 30:50] = True
-        second[40:50, 5:8] = True
-        instances = (
-            lens.Instance(first, (30.0, 10.0, 50.0, 20.0), 0.9, "red mug", 0.8),
-            lens.Instance(second, (5.0, 40.0, 8.0, 50.0), 0.2, "blue mug", 0.1, rejected="disagrees"),
-        )
-        return lens.Segmentation(
-            instruction=instruction.strip(), instances=instances, mask=first, reasoning="i look for a mug .",
-            answer="[...]", well_formed=True, reason="", preprocess_ms=1.0, reason_ms=2.0, decode_ms=3.0,
-            tokens=TOKENS, model=self.model_id,
-        )  # fmt: skip
 
 
 class Log:
@@ -59,35 +33,6 @@ class Log:
     def count(self, pattern: str) -> int:
         self._text += self._capfd.readouterr().err
         return len(re.findall(pattern, self._text))
-
-
-@pytest.fixture
-def make_node(graph, monkeypatch):
-    """Makes an active node with a `Finder`, in the same executor as the test's own node."""
-    monkeypatch.setattr(perception, "_load_lens", lambda settings: Finder())
-    nodes = []
-
-    def make(**parameters) -> PerceptionNode:
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        node = PerceptionNode(context=graph.context, parameter_overrides=overrides)
-        nodes.append(node)
-        graph.executor.add_node(node)
-        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        return node
-
-    yield make
-    for node in nodes:
-        node.close()
-        graph.executor.remove_node(node)
-        node.destroy_node()
-
-
-@pytest.fixture
-def conversation(graph):
-    conversation = Conversation(graph)
-    yield conversation
-    conversation.close()
 
 
 def ask(conversation: Conversation, instruction: str = ""):
@@ -104,8 +49,9 @@ def test_an_answer_becomes_messages(graph, make_node, conversation):
     assert (answer.preprocess_ms, answer.reason_ms, answer.decode_ms) == (1.0, 2.0, 3.0)
     assert answer.reasoned_stamp == answer.header.stamp
     first, second = answer.instances
-    assert (first.id, first.label, first.rejected) == (1, "red mug", "")
-    assert (second.id, second.label, second.rejected) == (2, "blue mug", "disagrees")
+    assert (first.label, first.rejected) == ("red mug", "")
+    assert (second.label, second.rejected) == ("blue mug", "disagrees")
+    assert first.id > 0 and second.id > 0 and first.id != second.id
     assert first.score == pytest.approx(0.9) and first.consistency == pytest.approx(0.8)
     box = first.box
     assert (box.x_offset, box.y_offset, box.width, box.height) == (30, 10, 20, 10)
@@ -142,7 +88,9 @@ def test_an_overlay_is_computed_for_subscribers_only(graph, make_node, conversat
     assert not computed
     received: list[Image] = []
     subscription = graph.node.create_subscription(Image, "overlay", received.append, 5)
-    graph.wait_until(lambda: node._overlays.get_subscription_count(), TIMEOUT, "a subscriber to be seen")
+    graph.wait_until(
+        lambda: node._answers._pictures._overlays.get_subscription_count(), TIMEOUT, "a subscriber to be seen"
+    )
     answer = ask(conversation)
     graph.wait_until(lambda: received, TIMEOUT, "an overlay")
     assert len(computed) == 1 and received[0].header == answer.header
@@ -152,12 +100,59 @@ def test_an_overlay_is_computed_for_subscribers_only(graph, make_node, conversat
 def test_a_failing_model_is_answered_and_the_next_instruction_works(graph, make_node, conversation, capfd):
     make_node()
     answer = ask(conversation, "this breaks")
-    assert answer.reason == "RuntimeError: CUDA out of memory" and not answer.instances
+    assert answer.reason == "RuntimeError: a kernel failed" and not answer.instances
     assert conversation.of("reasoning", "this breaks")[-1].reason == answer.reason
     graph.wait_until(lambda: conversation.of("mask"), TIMEOUT, "a mask")
     assert max(conversation.of("mask")[-1].data) == 0
     assert ask(conversation).instances
-    assert "'this breaks' failed: RuntimeError: CUDA out of memory" in capfd.readouterr().err
+    assert "'this breaks' failed: RuntimeError: a kernel failed" in capfd.readouterr().err
+
+
+def test_without_memory_the_answer_says_what_to_do(make_node, conversation, finder, monkeypatch, capfd):
+    make_node()
+    with monkeypatch.context() as patch:
+        patch.setattr(finder, "segment_all", lambda *_, **__: np.empty(1 << 60, np.uint8))
+        answer = ask(conversation, "the vast mug")
+    assert answer.reason.startswith("not enough memory for 1 instruction(s) about an image of 96x64 pixels")
+    assert "max_targets" in answer.reason and not answer.instances
+    said = capfd.readouterr().err
+    assert "'the vast mug' failed: not enough memory" in said and "Traceback" not in said
+    assert ask(conversation).instances
+
+
+def test_without_memory_for_all_at_once_each_is_answered_alone(graph, make_node, conversation, finder):
+    node = make_node()
+    worker = node.worker()
+    conversation.wait_until_heard()
+    for instruction in ("the greedy mug", "the modest mug"):
+        worker.add_instruction(instruction)
+    for instruction in ("the greedy mug", "the modest mug"):
+        assert conversation.wait_for_answer(instruction, with_images=True).instances
+    assert [len(asked) for asked, _ in finder.asked] == [2, 1, 1]
+
+
+def test_without_memory_for_the_model_the_node_says_what_to_do(graph, monkeypatch, capfd):
+    monkeypatch.setattr(lens.Lens, "from_pretrained", lambda *_, **__: np.empty(1 << 60, np.uint8))
+    node = PerceptionNode(context=graph.context)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    said = capfd.readouterr().err
+    assert "cannot configure: not enough memory for model 'lens-nano' on cpu (" in said
+    assert "GB of swap are free now. Take a smaller model" in said and "Traceback" not in said
+    node.destroy_node()
+
+
+def test_a_panic_does_not_end_the_thread_that_thinks(make_node, conversation, finder, monkeypatch):
+    class PanicException(BaseException):
+        """As pyo3's: what a library in Rust raises when it is at its wits' end."""
+
+    def panics(*_, **__):
+        raise PanicException("no threads")
+
+    make_node()
+    with monkeypatch.context() as patch:
+        patch.setattr(finder, "segment_all", panics)
+        assert ask(conversation).reason == "RuntimeError: PanicException: no threads"
+    assert ask(conversation).instances
 
 
 def test_an_instruction_by_parameter_is_followed_from_activation_on(make_node, conversation):
@@ -215,7 +210,7 @@ def test_a_quality_of_service_that_does_not_match_is_reported(graph, make_node, 
     ("endpoint", "state"), [("/segmentation.publisher", "configure"), ("/image.subscription", "activate")]
 )
 def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, graph, monkeypatch, capfd):
-    monkeypatch.setattr(perception, "_load_lens", lambda settings: Finder())
+    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
     override = Parameter(f"qos_overrides.{endpoint}.reliability", value="sometimes")
     node = PerceptionNode(context=graph.context, parameter_overrides=[override])
     if state == "activate":
@@ -236,7 +231,7 @@ def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation
         raise KeyError("surprise")
 
     with monkeypatch.context() as patch:
-        patch.setattr(perception, "_check", fails)
+        patch.setattr(image_input, "check", fails)
         conversation.wait_until_heard()
         conversation.send_image()
         pattern = r"internal error in _on_image: KeyError: 'surprise'; the node goes on"
@@ -262,10 +257,47 @@ def test_what_prevents_loading_is_explained(error, said, graph, monkeypatch, cap
     def fails(settings):
         raise error
 
-    monkeypatch.setattr(perception, "_load_lens", fails)
+    monkeypatch.setattr(loading, "load_lens", fails)
     node = PerceptionNode(context=graph.context)
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert said in capfd.readouterr().err
-    monkeypatch.setattr(perception, "_load_lens", lambda settings: Finder())
+    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.destroy_node()
+
+
+def test_an_error_in_a_transition_is_told_and_survived(graph, make_node, monkeypatch, capfd):
+    """rclpy itself keeps silent about what a transition raises."""
+    node = make_node()
+
+    def state() -> int:
+        return node._state_machine.current_state[0]
+
+    def fails(*_):
+        raise KeyError("surprise")
+
+    for transition, part, method in (
+        (node.trigger_deactivate, node._images, "close"),
+        (node.trigger_cleanup, node._goals, "close"),
+        (node.trigger_configure, loading, "backend_of"),
+        (node.trigger_activate, node, "_settings"),
+    ):
+        if state() == UNCONFIGURED and transition != node.trigger_configure:
+            assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        calls = []
+
+        original = getattr(part, method)
+
+        def once(*arguments, original=original, calls=calls):
+            calls.append(arguments)
+            return fails() if len(calls) == 1 else original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(part, method, once)
+            assert transition() == TransitionCallbackReturn.ERROR
+        assert state() == UNCONFIGURED
+        said = capfd.readouterr().err
+        assert "internal error while" in said and "KeyError: 'surprise'" in said
+        assert node._lens is None and node.worker() is None
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS

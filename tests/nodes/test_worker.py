@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lens_ros.nodes.agenda import TooManyError
+from lens_ros.nodes.following import TargetFollower
 from lens_ros.nodes.throttle import Throttle
+from lens_ros.nodes.work import Job
 from lens_ros.nodes.worker import InferenceWorker
 
 TIMEOUT = 20.0
@@ -20,18 +24,22 @@ class Model:
     def __init__(self) -> None:
         self.release = threading.Event()
         self.started: list[str] = []
+        self.babbles = False  # goes on to speak while it is held
 
-    def __call__(self, rgb, instruction, *, on_text, cancelled):
-        self.started.append(instruction)
-        if instruction == "broken":
+    def __call__(self, rgb, instructions, *, on_text, on_decode, cancelled):
+        self.started.append(" + ".join(instructions))
+        if "broken" in instructions:
             raise RuntimeError("out of memory")
-        if on_text is not None:
-            on_text("i")
-            on_text("i look")
-        while instruction.startswith("slow") and not self.release.wait(0.005):
+        for text in ("i", "i look"):
+            for row in range(len(instructions)):
+                on_text(row, text)
+        while self.started[-1].startswith("slow") and not self.release.wait(0.005):
             if cancelled():
                 raise InterruptedError
-        return instruction
+            if self.babbles:
+                on_text(0, "i look")
+        on_decode()
+        return list(instructions)
 
 
 class Listener:
@@ -47,13 +55,28 @@ class Listener:
     def text(self, target, frame, text):
         self._tell("text", target.instruction, text)
 
-    def answered(self, target, frame, rgb, result):
-        self._tell("answered", target.instruction, frame.message)
-        if result == "listener fails":
-            raise OSError("cannot publish")
+    def started(self, targets, frame):
+        self._tell("started", " + ".join(target.instruction for target in targets), frame.message)
 
-    def unanswered(self, target, frame, rgb, reason):
-        self._tell("unanswered", target.instruction, frame.message if frame else None, reason)
+    def answered(self, frame, rgb, answers):
+        for answer in answers:
+            if answer.result is None:
+                self._tell("unanswered", answer.target.instruction, frame.message, answer.reason)
+            else:
+                self._tell("answered", answer.target.instruction, frame.message)
+                assert answer.result == answer.target.instruction
+            if answer.result == "listener fails":
+                raise OSError("cannot publish")
+
+    def followed(self, frame, rgb, answers):
+        for answer in answers:
+            self._tell("followed", answer.target.instruction, frame.message)
+
+    def ended(self, target):
+        self._tell("ended", target.instruction)
+
+    def unanswered(self, target, reason):
+        self._tell("unanswered", target.instruction, None, reason)
 
     def unusable(self, frame, error):
         self._tell("unusable", frame.message)
@@ -79,6 +102,12 @@ def decode(message: str) -> np.ndarray:
     return np.zeros((2, 3, 3), np.uint8)
 
 
+def submit(worker: InferenceWorker, instruction: str, message: str | None = None, **callbacks) -> Job:
+    job = Job(instruction, message, **callbacks)
+    worker.submit(job)
+    return job
+
+
 @pytest.fixture
 def setting():
     model, listener = Model(), Listener()
@@ -87,7 +116,7 @@ def setting():
     worker.start()
     yield worker, model, listener, interval
     model.release.set()
-    worker.stop("end of test")
+    worker.stop("end of test", grace_s=TIMEOUT)
 
 
 def test_an_instruction_waits_for_the_first_image(setting):
@@ -98,6 +127,7 @@ def test_an_instruction_waits_for_the_first_image(setting):
     worker.set_frame("image 1")
     listener.wait_for("answered")
     assert listener.events == [
+        ("started", "red mug", "image 1"),
         ("text", "red mug", "i"),
         ("text", "red mug", "i look"),
         ("answered", "red mug", "image 1"),
@@ -145,7 +175,10 @@ def test_an_instruction_replaced_before_any_image_is_not_lost(setting):
     worker, _, listener, _ = setting
     worker.set_instruction("one")
     worker.set_instruction("two")
-    assert listener.events == [("unanswered", "one", None, "replaced by a newer instruction: 'two'")]
+    assert listener.events == [
+        ("ended", "one"),
+        ("unanswered", "one", None, "replaced by a newer instruction: 'two'"),
+    ]
 
 
 def test_no_instruction_of_a_flood_vanishes(setting):
@@ -166,7 +199,7 @@ def test_clearing_ends_the_one_in_progress(setting):
     listener.wait_for("text")
     worker.clear("cleared")
     listener.wait_for("unanswered", "slow one", "image", "cleared")
-    assert worker.target is None
+    assert worker.targets == []
 
 
 def test_an_undecodable_image_is_reported_and_the_next_one_is_used(setting):
@@ -200,16 +233,14 @@ def test_a_failing_listener_does_not_end_the_thread(setting):
 def test_single_requests_are_served_without_camera_and_instruction(setting):
     worker, _, listener, _ = setting
     good, bad, broken = (
-        worker.submit("own", "mug"),
-        worker.submit("bad", "mug"),
-        worker.submit("own", "broken"),
+        submit(worker, *each) for each in (("mug", "own"), ("mug", "bad"), ("broken", "own"))
     )
     for request in (good, bad, broken):
         assert request.done.wait(TIMEOUT)
     assert (good.result, good.error) == ("mug", "")
     assert (bad.result, bad.error) == (None, "undecodable")
     assert (broken.result, broken.error) == (None, "reason: out of memory")
-    assert not listener.of("text", "answered", "unanswered")
+    assert not listener.of("started", "text", "answered", "unanswered")
 
 
 def test_stopping_answers_everything_that_is_pending():
@@ -219,28 +250,505 @@ def test_stopping_answers_everything_that_is_pending():
     worker.set_frame("image")
     worker.set_instruction("slow one")
     listener.wait_for("text")
-    waiting = worker.submit("own", "mug")
-    worker.stop("deactivated")
+    waiting = submit(worker, "mug", "own")
+    worker.stop("deactivated", grace_s=TIMEOUT)
     assert waiting.done.is_set() and waiting.error == "deactivated"
     assert listener.of("answered", "unanswered") == [("unanswered", "slow one", "image", "deactivated")]
-    assert worker.submit("own", "mug").error == "deactivated"
+    assert submit(worker, "mug", "own").error == "deactivated"
 
 
 def test_a_running_request_is_interrupted_by_stopping():
     model, listener = Model(), Listener()
     worker = InferenceWorker(model, decode, listener)
     worker.start()
-    request = worker.submit("own", "slow one")
+    request = submit(worker, "slow one", "own")
     while not model.started:
         time.sleep(0.001)
-    worker.stop("deactivated")
+    worker.stop("deactivated", grace_s=TIMEOUT)
     assert request.error == "deactivated"
 
 
 def test_target_ids_stay_in_uint16(setting):
     worker, _, _, _ = setting
-    worker._targets = 65534
+    worker._last_id = 65534
     assert [worker.set_instruction("a").id, worker.set_instruction("b").id] == [65535, 1]
+
+
+def test_ids_of_active_targets_are_not_given_again(setting):
+    worker, _, _, _ = setting
+    worker._last_id = 65534
+    kept = worker.set_instruction("kept")
+    first = worker.add_instruction("first")
+    worker._last_id = 65534
+    assert (kept.id, first.id, worker.add_instruction("second").id) == (65535, 1, 2)
+
+
+def test_several_targets_are_answered_as_one_batch(setting):
+    worker, model, listener, _ = setting
+    for instruction in ("red mug", "bowl", "spoon"):
+        worker.add_instruction(instruction)
+    worker.set_frame("image")
+    listener.wait_for("answered", count=3)
+    assert model.started == ["red mug + bowl + spoon"]
+    assert [target.instruction for target in worker.targets] == ["red mug", "bowl", "spoon"]
+
+
+def test_an_interval_repeats_all_targets_together(setting):
+    worker, model, listener, interval = setting
+    interval[0] = 0.01
+    worker.add_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug", "image 1")
+    worker.add_instruction("bowl")
+    worker.set_frame("image 2")
+    listener.wait_for("answered", "bowl", "image 2")
+    worker.set_frame("image 3")
+    listener.wait_for("answered", "bowl", "image 3")
+    listener.wait_for("answered", "red mug", "image 3")
+    assert model.started[-1] == "red mug + bowl"
+
+
+def test_adding_and_removing_does_not_disturb_the_others(setting):
+    worker, model, listener, _ = setting
+    worker.set_frame("image")
+    worker.set_instruction("slow one")
+    listener.wait_for("text", "slow one")
+    worker.add_instruction("red mug")
+    gone = worker.add_instruction("bowl")
+    assert worker.remove(gone.id, "removed") is gone and worker.remove(gone.id, "removed") is None
+    model.release.set()
+    listener.wait_for("answered", "red mug")
+    assert listener.of("answered", "unanswered") == [
+        ("unanswered", "bowl", None, "removed"),
+        ("answered", "slow one", "image"),
+        ("answered", "red mug", "image"),
+    ]
+
+
+def test_one_removed_from_a_running_batch_leaves_the_others_their_answers(setting):
+    worker, model, listener, _ = setting
+    worker.add_instruction("slow one")
+    gone = worker.add_instruction("bowl")
+    worker.set_frame("image")
+    listener.wait_for("text", "bowl")
+    worker.remove(gone.id, "removed")
+    time.sleep(0.02)
+    assert not listener.of("answered", "unanswered")
+    model.release.set()
+    listener.wait_for("answered", "slow one")
+    listener.wait_for("unanswered", "bowl", "image", "removed")
+
+
+def test_setting_pre_empts_a_whole_batch_and_reports_each(setting):
+    worker, _, listener, _ = setting
+    worker.add_instruction("slow one")
+    worker.add_instruction("bowl")
+    worker.set_frame("image")
+    listener.wait_for("text", "bowl")
+    worker.set_instruction("red mug")
+    listener.wait_for("answered", "red mug")
+    reason = "replaced by a newer instruction: 'red mug'"
+    assert listener.of("answered", "unanswered") == [
+        ("unanswered", "slow one", "image", reason),
+        ("unanswered", "bowl", "image", reason),
+        ("answered", "red mug", "image"),
+    ]
+
+
+def test_one_that_the_model_cannot_bear_costs_the_others_nothing(setting):
+    worker, model, listener, _ = setting
+    for instruction in ("red mug", "broken", "bowl"):
+        worker.add_instruction(instruction)
+    worker.set_frame("image")
+    listener.wait_for("answered", "bowl")
+    assert listener.of("answered", "unanswered") == [
+        ("answered", "red mug", "image"),
+        ("unanswered", "broken", "image", "reason: out of memory"),
+        ("answered", "bowl", "image"),
+    ]
+    assert model.started == ["red mug + broken + bowl", "red mug", "broken", "bowl"]
+
+
+def test_there_is_a_limit_of_targets():
+    worker = InferenceWorker(Model(), decode, Listener(), max_targets=lambda: 2)
+    worker.add_instruction("one")
+    worker.add_instruction("two")
+    with pytest.raises(TooManyError):
+        worker.add_instruction("three")
+    worker.set_instruction("three")
+    assert [target.instruction for target in worker.targets] == ["three"]
+
+
+def test_asking_again_waits_for_a_newer_image_also_while_an_answer_is_in_progress(setting):
+    worker, model, listener, _ = setting
+    worker.set_frame("image 1")
+    worker.set_instruction("slow one")
+    listener.wait_for("text")
+    assert worker.ask_again() == 1
+    model.release.set()
+    listener.wait_for("answered", "slow one", "image 1")
+    worker.set_frame("image 2")
+    listener.wait_for("answered", "slow one", "image 2")
+    assert len(model.started) == 2
+
+
+@pytest.fixture
+def hanging():
+    """A model that does not let go, and its worker: with a target and a job in progress, one by one."""
+    model, listener = Model(), Listener()
+    worker = InferenceWorker(
+        lambda *asked, cancelled, **told: model(*asked, cancelled=lambda: False, **told), decode, listener
+    )
+    worker.start()
+    yield worker, model, listener
+    model.release.set()
+    worker.stop("end of test", grace_s=TIMEOUT)
+
+
+def test_a_model_that_does_not_let_go_is_left_and_everything_answered_once(hanging):
+    worker, model, listener = hanging
+    worker.set_frame("image")
+    worker.set_instruction("slow one")
+    listener.wait_for("text", "slow one", "i look")
+    waiting = submit(worker, "mug", "own")
+    assert not worker.stop("deactivated", grace_s=0.05)
+    assert waiting.error == "deactivated"
+    told = list(listener.events)
+    assert [event for event in told if event[0] == "unanswered"] == [
+        ("unanswered", "slow one", None, "deactivated")
+    ]
+    assert worker.alive and worker.whereabouts.startswith("threading, line ")
+    model.release.set()
+    worker._thread.join(TIMEOUT)
+    assert not worker.alive and listener.events == told  # nobody listens any more
+    assert worker.whereabouts == "not running"
+
+
+def test_the_job_of_a_model_that_does_not_let_go_ends(hanging):
+    worker, _, _ = hanging
+    job = submit(worker, "slow one", "own")
+    while not worker.silent_s:
+        time.sleep(0.001)
+    assert not worker.stop("deactivated", grace_s=0.05)
+    assert job.error == "deactivated"
+
+
+def test_signs_of_life_are_tokens():
+    now, tokens = [100.0], threading.Semaphore(0)
+    told = threading.Event()
+
+    def infer(rgb, instructions, *, on_text, on_decode, cancelled):
+        for step in (lambda: on_text(0, "i"), on_decode, lambda: None):
+            assert tokens.acquire(timeout=TIMEOUT)
+            step()
+            told.set()
+        return list(instructions)
+
+    worker = InferenceWorker(infer, decode, Listener(), clock=lambda: now[0])
+    worker.start()
+    assert worker.silent_s == 0.0
+    job = submit(worker, "mug", "own")
+    for _ in range(2):
+        now[0] += 5.0
+        told.clear()
+        tokens.release()
+        assert told.wait(TIMEOUT)
+        assert worker.silent_s == 0.0
+        now[0] += 7.0
+        assert worker.silent_s == 7.0
+    tokens.release()
+    assert job.done.wait(TIMEOUT)
+    assert worker.stop("end of test", grace_s=TIMEOUT)
+    assert worker.silent_s == 0.0
+
+
+def test_images_that_are_stale_when_they_are_used_are_not(setting):
+    model, listener = Model(), Listener()
+    worker = InferenceWorker(model, decode, listener, fresh=lambda message: message != "stale")
+    worker.start()
+    worker.set_frame("stale")
+    worker.set_instruction("red mug")
+    worker.set_frame("image 2")
+    listener.wait_for("answered", "red mug", "image 2")
+    worker.stop("end of test", grace_s=TIMEOUT)
+    assert len(model.started) == 1
+
+
+def test_a_forgotten_image_is_not_used(setting):
+    worker, model, listener, _ = setting
+    worker.set_frame("image 1")
+    worker.forget_frame()
+    worker.set_instruction("red mug")
+    time.sleep(0.02)
+    assert not model.started
+    worker.set_frame("image 2")
+    listener.wait_for("answered", "red mug", "image 2")
+
+
+def test_the_rate_of_images_is_limited():
+    now = [100.0]
+    model, listener = Model(), Listener()
+    worker = InferenceWorker(
+        model, decode, listener, interval=lambda: 1e-9, max_rate_hz=lambda: 2.0, clock=lambda: now[0]
+    )
+    worker.start()
+    worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug", "image 1")
+    now[0] = 100.4
+    worker.set_frame("image 2")
+    time.sleep(0.02)
+    assert len(model.started) == 1
+    now[0] = 100.6
+    worker.set_frame("image 3")
+    listener.wait_for("answered", "red mug", "image 3")
+    worker.stop("end of test", grace_s=TIMEOUT)
+    assert worker.superseded == 1  # image 2 had become due by then
+
+
+def test_while_disabled_camera_images_are_ignored_and_jobs_with_an_image_are_served(setting):
+    worker, _, listener, _ = setting
+    waiting = submit(worker, "bowl")
+    worker.enable(False)
+    assert waiting.done.wait(TIMEOUT) and "disabled" in waiting.error
+    assert "~/enable" in submit(worker, "bowl").error
+    worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    job = submit(worker, "mug", "own")
+    assert job.done.wait(TIMEOUT) and job.result == "mug"
+    assert not listener.of("started")
+    worker.enable(True)
+    worker.set_frame("image 2")
+    listener.wait_for("answered", "red mug")
+
+
+def test_jobs_for_the_next_camera_image_share_a_batch(setting):
+    worker, model, _, _ = setting
+    worker.set_frame("image 1")
+    jobs = [submit(worker, instruction) for instruction in ("mug", "bowl")]
+    time.sleep(0.02)
+    assert not model.started  # the image was there before them
+    worker.set_frame("bad image")
+    time.sleep(0.02)
+    assert not any(job.done.is_set() for job in jobs)
+    worker.set_frame("image 3")
+    for job in jobs:
+        assert job.done.wait(TIMEOUT) and job.message == "image 3" and job.result == job.instruction
+    assert model.started == ["mug + bowl"]
+
+
+def test_a_job_is_told_of_its_progress(setting):
+    worker, _, _, _ = setting
+    told: list[str] = []
+    job = submit(
+        worker, "mug", "own", on_start=lambda: told.append("start"), on_text=told.append,
+        on_decode=lambda: told.append("decode"), on_done=lambda job: told.append(f"done {job.result}"),
+    )  # fmt: skip
+    assert job.done.wait(TIMEOUT)
+    assert told == ["start", "i", "i look", "decode", "done mug"]
+
+
+def test_cancelling_ends_a_job_at_once_wherever_it_is(setting):
+    worker, model, _, _ = setting
+    finished: list[Job] = []
+    running = submit(worker, "slow one", "own", on_done=finished.append)
+    while not model.started:
+        time.sleep(0.001)
+    waiting = submit(worker, "bowl", "own", on_done=finished.append)
+    third = submit(worker, "mug", "own", on_done=finished.append)
+    worker.cancel(waiting, "cancelled")
+    worker.cancel(running, "cancelled")
+    assert running.error == waiting.error == "cancelled"
+    assert third.done.wait(TIMEOUT) and third.result == "mug"
+    worker.cancel(third, "cancelled")  # too late
+    assert finished == [waiting, running, third] and third.error == ""
+    assert model.started == ["slow one", "mug"]
+
+
+def test_jobs_and_targets_take_turns(setting):
+    worker, model, listener, interval = setting
+    interval[0] = 1e-6
+    hold = submit(worker, "slow one", "own")
+    while not model.started:
+        time.sleep(0.001)
+    jobs = [submit(worker, f"job {number}", "own") for number in range(2)]
+    worker.set_instruction("red mug")
+    worker.set_frame("image")
+    model.release.set()
+    for job in (hold, *jobs):
+        assert job.done.wait(TIMEOUT)
+    listener.wait_for("answered", "red mug")
+    assert model.started == ["slow one", "red mug", "job 0", "job 1"]
+
+
+class Carrier:
+    """Instead of a tracker: carries everything on; loses what `lost` names, fails while `broken`."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.names: dict[str, object] = {}
+        self.lost: set[str] = set()
+        self.broken = False
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(self.names)
+
+    def start(self, target, image, answer):
+        self.started.append(target)
+        self.names[target] = answer
+
+    def stop(self, target):
+        del self.names[target]
+
+    def update(self, image):
+        if self.broken:
+            raise RuntimeError("out of memory")
+        return {
+            name: SimpleNamespace(segmentation=answer, tracked=name not in self.lost)
+            for name, answer in self.names.items()
+        }
+
+
+class Found(str):
+    """An answer of the model that also looks like a `Segmentation` with one accepted object."""
+
+    instances = (SimpleNamespace(rejected=""),)
+
+
+@pytest.fixture
+def following():
+    """A worker that follows, its parts, and a clock for the questions after a loss."""
+    model, listener, carrier, now = Model(), Listener(), Carrier(), [0.0]
+    model.babbles = True
+
+    def infer(*arguments, **options):
+        return [Found(answer) for answer in model(*arguments, **options)]
+
+    follower = TargetFollower(carrier, clock=lambda: now[0])
+    worker = InferenceWorker(infer, decode, listener, follower=follower)
+    worker.start()
+    yield worker, model, listener, carrier, now
+    model.release.set()
+    worker.stop("end of test", grace_s=TIMEOUT)
+
+
+def test_what_was_found_is_followed_on_every_image_without_reasoning(following):
+    worker, model, listener, _, _ = following
+    worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug", "image 1")
+    for number in (2, 3):
+        worker.set_frame(f"image {number}")
+        listener.wait_for("followed", "red mug", f"image {number}")
+    assert model.started == ["red mug"]
+
+
+def test_what_is_lost_is_reasoned_about_again_but_not_at_once(following):
+    worker, model, listener, carrier, now = following
+    target = worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug", "image 1")
+    carrier.lost.add(str(target.id))
+    worker.set_frame("image 2")
+    listener.wait_for("followed", "red mug", "image 2")
+    assert len(model.started) == 1
+    now[0] = 0.5
+    worker.set_frame("image 3")
+    listener.wait_for("followed", "red mug", "image 3")
+    worker.set_frame("image 4")
+    listener.wait_for("answered", "red mug", "image 4")
+    worker.set_frame("image 5")
+    listener.wait_for("followed", "red mug", "image 5")
+    assert len(model.started) == 2  # the next question has to wait
+    assert ("followed", "red mug", "image 4") not in listener.events  # one segmentation of each image
+
+
+def test_others_are_followed_between_two_tokens(following):
+    worker, model, listener, _, _ = following
+    worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug")
+    worker.add_instruction("slow one")
+    worker.set_frame("image 2")
+    listener.wait_for("started", "slow one", "image 2")
+    assert ("followed", "red mug", "image 2") in listener.events  # also on the image that is reasoned about
+    worker.set_frame("image 3")
+    listener.wait_for("followed", "red mug", "image 3")
+    assert not listener.events.count(("answered", "slow one", "image 2"))
+    model.release.set()
+    listener.wait_for("answered", "slow one", "image 2")
+
+
+def test_ended_targets_are_followed_no_more(following):
+    worker, _, listener, carrier, _ = following
+    gone = worker.add_instruction("red mug")
+    worker.add_instruction("bowl")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "bowl")
+    worker.remove(gone.id, "removed")
+    worker.set_frame("image 2")
+    listener.wait_for("followed", "bowl", "image 2")
+    assert ("followed", "red mug", "image 2") not in listener.events
+    assert str(gone.id) not in carrier.targets
+
+
+def test_a_reset_forgets_what_was_followed(following):
+    worker, _, listener, carrier, _ = following
+    worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug", "image 1")
+    worker.ask_again()
+    worker.set_frame("image 2")
+    listener.wait_for("answered", "red mug", "image 2")
+    worker.set_frame("image 3")
+    listener.wait_for("followed", "red mug", "image 3")
+    assert len(carrier.started) == 2
+
+
+def test_a_failure_to_follow_is_told_and_reasoned_about_later(following):
+    worker, _, listener, carrier, _ = following
+    target = worker.set_instruction("red mug")
+    worker.set_frame("image 1")
+    listener.wait_for("answered", "red mug", "image 1")
+    carrier.broken = True
+    worker.set_frame("image 2")
+    listener.wait_for("failed", "following")
+    assert carrier.targets == () and target.waiting and target.due > time.monotonic()
+
+
+def test_what_is_rejected_for_its_score_is_not_followed_and_asked_about_ever_more_rarely():
+    carrier, now = Carrier(), [0.0]
+    follower = TargetFollower(carrier, clock=lambda: now[0])
+    mug = SimpleNamespace(id=1, ended="")
+    unsure, sure = (
+        SimpleNamespace(instances=(SimpleNamespace(rejected=why),), reason=why)
+        for why in ("its score 0.78 is below 0.84", "")
+    )
+    asked: list[float] = []
+
+    def reason(answer) -> None:
+        asked.append(now[0])
+        follower.asked([mug])
+        follower.start(mug, None, answer)
+
+    reason(unsure)
+    while len(asked) < 5:
+        now[0] += 0.1
+        (followed,) = follower.follow(None)
+        assert followed.result is unsure
+        if followed.ask_again:
+            reason(unsure)
+    waits = np.diff(asked)
+    assert (np.diff(waits) > 0).all() and waits[-1] > 2
+    # The newest reason is told as long as nothing is followed; then an unsure answer changes nothing.
+    other = SimpleNamespace(instances=(), reason="nothing fits")
+    follower.start(mug, None, other)
+    assert follower.follow(None)[0].result is other
+    follower.start(mug, None, sure)
+    follower.start(mug, None, unsure)
+    (followed,) = follower.follow(None)
+    assert followed.result is sure and not followed.ask_again
 
 
 def test_throttle_passes_each_kind_once_and_counts_the_rest():
@@ -255,3 +763,21 @@ def test_throttle_passes_each_kind_once_and_counts_the_rest():
     assert throttle("a", "fourth") == "fourth (and 2 more like this in between)"
     throttle.reset()
     assert throttle("a", "fifth") == "fifth"
+
+
+def test_a_job_cancelled_before_it_is_submitted_never_runs():
+    asked = []
+
+    def infer(rgb, instructions, **callbacks):
+        asked.extend(instructions)
+        return instructions
+
+    worker = InferenceWorker(infer, lambda message: message, Listener())
+    worker.start()
+    early, later = Job("early", np.zeros((1, 1, 3), np.uint8)), Job("later", np.zeros((1, 1, 3), np.uint8))
+    worker.cancel(early, "changed my mind")
+    worker.submit(early)
+    worker.submit(later)
+    assert later.done.wait(10)
+    worker.stop("the end", grace_s=TIMEOUT)
+    assert early.error == "changed my mind" and asked == ["later"]

@@ -167,9 +167,7 @@ def test_environment_twice_is_once(tmp_path: Path) -> None:
 def test_environment_keeps_the_users_profile(tmp_path: Path) -> None:
     own = tmp_path / "profile.xml"
     script = f'export FASTDDS_DEFAULT_PROFILES_FILE="{own}" FASTRTPS_DEFAULT_PROFILES_FILE="{own}"'
-    printed = enter(
-        "bash", tmp_path, f'{script}; . "{ROOT}/env.sh"; echo "$FASTDDS_DEFAULT_PROFILES_FILE"'
-    )
+    printed = enter("bash", tmp_path, f'{script}; . "{ROOT}/env.sh"; echo "$FASTDDS_DEFAULT_PROFILES_FILE"')
     assert printed == str(own)
 
 

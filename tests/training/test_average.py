@@ -34,7 +34,9 @@ def test_every_weight_is_the_mean_and_the_record_names_both(pair: tuple[Path, Pa
     for name in mean:
         expected = (first[name].float() + second[name].float()) / 2
         torch.testing.assert_close(mean[name].float(), expected, atol=2e-3, rtol=2e-3)
-    load_model(tmp_path / "mean")
+    model, _ = load_model(tmp_path / "mean")
+    assert load_model(pair[0])[0].config.calibration is not None
+    assert model.config.calibration is None  # it was fitted for other weights
     record = json.loads((tmp_path / "mean" / "training.json").read_text())
     assert 99 in record["rendered_seeds"] and {1, 2} <= set(record["rendered_seeds"])
     assert [run["seconds"] for run in record["averaged"]][1] == 5

@@ -17,6 +17,7 @@ CONFIG = LoraConfig(rank=4, alpha=8, targets=("q_proj", "v_proj", "down_proj"))
 def adapted() -> tuple[LensModel, Lens]:
     """Lens-nano with adapters that change what it says."""
     model, tokenizer = load_model(find_model("lens-nano"))
+    torch.manual_seed(0)  # the other half of each adapter is drawn when it is made
     inject(model, CONFIG)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""Ratios of times and of memory, each within one run."""

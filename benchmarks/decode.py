@@ -1,0 +1,217 @@
+"""Tokens per second of the language model, by number format and way of decoding.
+
+    python -m benchmarks.decode                               # on the CPU: a mid-size model and lens-nano
+    python -m benchmarks.decode --device cuda --models 3b     # with a GPU: the 3B's size, random weights
+
+One greedy answer to one instruction, the prompt already read, is written in turn by every combination (of a
+fixed number of tokens by random weights; by lens-nano, its answer to a question about the demo's table).
+What counts is the time per token against fp32 with the growing cache in the same run; compiling comes before.
+int8 and int4 compute in fp32 on a CPU, in bf16 on a GPU. "same" is the share of tokens equal to the growing
+cache's; those of bf16 may differ where two tokens are nearly equal. "passes" is of the language model for
+each token: less where prompt lookup guessed right; random weights repeat themselves, which makes that easy.
+Prints a table; exit status 1 if the tokens of fp32 differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from first_mask import Scene, random_model, scaled
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from lens_ros.engine.calibration import demo_questions
+from lens_ros.engine.quantize import quantized_weight
+from lens_ros.lens import Lens
+from lens_ros.model.checkpoint import (
+    TIED,
+    find_model,
+    load_quantized_tensors,
+    load_tensors,
+    read_config,
+    read_tokenizer,
+    read_weights,
+)
+from lens_ros.model.config import LensConfig
+from lens_ros.model.decoding import Decoding, StaticDecoders
+from lens_ros.model.generation import Continuation, generate
+from lens_ros.model.lookup import LookupDecoder
+from lens_ros.model.network import LensModel
+from lens_ros.model.prompts import question
+from lens_ros.model.quantized import SCHEMES, import_torchao, linear_weights, place
+
+DECODINGS: tuple[Decoding, ...] = ("dynamic", "static", "compiled", "lookup")
+NUMBERS = ("fp32", "bf16", *SCHEMES)
+
+
+class Prompt:
+    """A read prompt, from which an answer is written as often as asked."""
+
+    def __init__(self, model: LensModel, device: str) -> None:
+        if model.config.name == "lens-nano":
+            tokenizer, asked = read_tokenizer(find_model("lens-nano")), demo_questions()[0]
+            self.view = Lens(model, tokenizer).look(asked.rgb).view
+            ids = tokenizer.encode(question(asked.text), add_special_tokens=False)
+            self.question = torch.tensor(ids, device=device)
+            self.end_token = tokenizer.eos_token_id
+        else:
+            scene = Scene(model, 1, device)
+            self.view = model.look(scene.reasoner_rgb, scene.segmenter_rgb, scene.prefix)
+            self.question = scene.questions[0]
+            self.end_token = -1  # never said
+        self.decoders = StaticDecoders(model.language_model, model.reasoner.lm_head)
+        self.table, self.head = model.language_model.embed_tokens, model.reasoner.lm_head
+
+    @torch.inference_mode()
+    def write(self, decoding: Decoding, tokens: int) -> tuple[list[int], float, float]:
+        """Ids, seconds per token, passes per token."""
+        reading = self.view.reading("mrope").fork(1)
+        logits = self.head(reading.read(self.table(self.question[None]))[:, -1])
+        decoder = None
+        if decoding in ("static", "compiled"):
+            decoder = self.decoders.get(1, reading.length + tokens, compiled=decoding == "compiled")
+        _wait(logits)
+        started = time.perf_counter()
+        if decoding == "lookup":
+            lookup = LookupDecoder(reading, logits, self.question.tolist(), self.table, self.head)
+            ids = [lookup.take()[0]]
+            while ids[-1] != self.end_token and len(ids) < tokens:
+                ids.append(lookup.take()[0])
+            passes = lookup.passes
+        else:
+            said: Continuation = generate(
+                reading,
+                logits,
+                embed=self.table,
+                head=self.head,
+                end_token=self.end_token,
+                pad_token=-1,
+                max_new_tokens=tokens,
+                decoder=decoder,
+            )
+            ids = said.token_ids[0].tolist()
+            passes = len(ids) - 1
+        _wait(logits)
+        return ids, (time.perf_counter() - started) / len(ids), passes / len(ids)
+
+
+def _wait(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def model_of(
+    config: LensConfig, stored: dict[str, torch.Tensor], numbers: str, device: str
+) -> tuple[LensModel, float]:
+    """The model with its language model in ``numbers``, and the MB of that one's Linear layers."""
+    dtype = torch.bfloat16 if numbers == "bf16" or (numbers != "fp32" and device == "cuda") else torch.float32
+    model = LensModel(config)
+    names = linear_weights(model)
+    if numbers in SCHEMES:
+        tensors = {name: tensor for name, tensor in stored.items() if name not in names}
+        for name in names:
+            tensors |= quantized_weight(name, stored[name], numbers)  # type: ignore[arg-type]
+        load_quantized_tensors(model, tensors, numbers, "the benchmark", dtype=dtype)  # type: ignore[arg-type]
+        size = _stored_size({n: t for n, t in tensors.items() if n.rsplit(".", 1)[0] in names})
+    else:
+        load_tensors(model, stored, "the benchmark", dtype=dtype)
+        size = _stored_size({name: stored[name].to(dtype) for name in names})
+    return place(model.eval(), device), size
+
+
+def _stored_size(tensors: dict[str, torch.Tensor]) -> float:
+    """MB of a safetensors file of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.safetensors"
+        save_file({n: t.contiguous() for n, t in tensors.items()}, path)
+        return path.stat().st_size / 1e6
+
+
+def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of a model; the repetitions take turns, so that a busy moment strikes all alike."""
+    config, stored = weights_of(name, options.device)
+    rows, prompts = [], {}
+    for numbers in options.numbers:
+        model, size = model_of(config, stored, numbers, options.device)
+        prompts[numbers] = Prompt(model, options.device)
+        rows += [
+            {"model": config.name, "numbers": numbers, "decoding": d, "layers_mb": size}
+            for d in options.decodings
+        ]
+    del stored
+    spent: dict[tuple[str, str], list[float]] = {(r["numbers"], r["decoding"]): [] for r in rows}
+    for row in tqdm(rows, f"{config.name}: first answers", file=sys.stderr):
+        plain = prompts[row["numbers"]].write("dynamic", options.tokens)[0]
+        started = time.perf_counter()
+        ids, _, row["passes"] = prompts[row["numbers"]].write(row["decoding"], options.tokens)
+        row["first_s"] = time.perf_counter() - started
+        row["same"] = sum(a == b for a, b in zip(plain, ids, strict=False)) / max(len(plain), len(ids))
+    for _ in tqdm(range(options.repeats), f"{config.name}: repetitions", file=sys.stderr):
+        for numbers, decoding in spent:
+            seconds = prompts[numbers].write(decoding, options.tokens)[1]  # type: ignore[arg-type]
+            spent[numbers, decoding].append(seconds)
+    for row in rows:
+        row["ms_per_token"] = 1e3 * statistics.median(spent[row["numbers"], row["decoding"]])
+        row["tokens_per_second"] = 1e3 / row["ms_per_token"]
+        row["ratio"] = rows[0]["ms_per_token"] / row["ms_per_token"]
+        row["device"], row["threads"], row["tokens"] = options.device, torch.get_num_threads(), options.tokens
+    return rows
+
+
+def weights_of(name: str, device: str) -> tuple[LensConfig, dict[str, torch.Tensor]]:
+    """A configuration and weights, on the CPU."""
+    if name == "lens-nano":
+        return read_config(find_model(name)), read_weights(find_model(name))
+    config = scaled(1, "3B") if name == "3b" else scaled(4, "mid-size")
+    model = random_model(config, device, torch.bfloat16 if name == "3b" else torch.float32)
+    return config, {n: t.cpu() for n, t in model.state_dict().items() if n != TIED}
+
+
+def main() -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--models", nargs="+", choices=["mid", "lens-nano", "3b"], default=["mid", "lens-nano"]
+    )
+    parser.add_argument("--numbers", nargs="+", choices=NUMBERS, default=list(NUMBERS))
+    parser.add_argument("--decodings", nargs="+", choices=DECODINGS, default=list(DECODINGS))
+    parser.add_argument("--tokens", type=int, default=60, help="of the answer")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    import_torchao()
+    rows = [row for name in options.models for row in compare(name, options)]
+    _print(rows)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    exact = [row for row in rows if row["numbers"] == "fp32"]  # elsewhere the numbers are for reading
+    return 0 if all(row["same"] == 1 for row in exact) else 1
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    first = rows[0]
+    print(f"{first['device']}, {first['threads']} threads, at most {first['tokens']} tokens")
+    print("model      numbers  layers MB  decoding   ms/token  tokens/s    ratio   same  passes first answer")
+    for row in rows:
+        print(
+            f"{row['model']:10s} {row['numbers']:7s} {row['layers_mb']:10.1f}  {row['decoding']:9s}"
+            f"{row['ms_per_token']:10.2f} {row['tokens_per_second']:9.1f} {row['ratio']:7.2f}x"
+            f"{row['same']:7.2f} {row['passes']:7.2f} {row['first_s']:11.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What benchmarks start beside themselves: `python -m benchmarks.processes.NAME`."""

@@ -1,0 +1,50 @@
+"""The least that a node can do: an image in, a message of the size of an answer out, as rclpy does it, with
+heaps that keep what an image needs.
+
+`python -m benchmarks.processes.echo`; the same topics and qualities of service as the node `perception`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from benchmarks.processes.instant import HEIGHT, WIDTH
+from benchmarks.processes.instant_model import answer
+from lens_ros.memory import limit_heaps
+from lens_ros.msg import Segmentation
+from lens_ros.nodes.conversions import segmentation_to_message
+from lens_ros.nodes.endpoints import newest_only, reliable
+
+
+def main() -> int:
+    """Runs until SIGINT."""
+    limit_heaps()
+    rclpy.init()
+    node = rclpy.create_node("echo")
+    message = segmentation_to_message(answer(HEIGHT, WIDTH), Header())
+    publisher = node.create_publisher(Segmentation, "segmentation", reliable(5))
+
+    def echo(image: Image) -> None:
+        now = time.perf_counter()
+        message.header = image.header
+        message.answer = json.dumps([now, now])
+        publisher.publish(message)
+
+    node.create_subscription(Image, "image", echo, newest_only())
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # the ordinary ways to end
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

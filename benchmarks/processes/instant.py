@@ -1,0 +1,23 @@
+"""The node `perception` as it is, with a model that takes no time.
+
+`python -m benchmarks.processes.instant`
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.processes.instant_model import InstantModel
+from lens_ros.nodes import loading, perception
+
+HEIGHT, WIDTH = 1080, 1920
+
+
+def load_instant_model(settings: object) -> Any:
+    """In the place of `loading.load_lens`."""
+    return InstantModel(HEIGHT, WIDTH)
+
+
+if __name__ == "__main__":
+    loading.load_lens = load_instant_model
+    raise SystemExit(perception.main())

@@ -1,0 +1,141 @@
+"""Hours of a robot's day in fast motion: does the node `perception` keep its memory, handles and speed?
+
+    python -m benchmarks.soak [--minutes 120] [--out out/soak]        # or: make soak
+
+Real processes over DDS: a camera (the recording, eight times as fast), the node with lens-nano and tracking,
+and this program, which does in rounds of a few seconds, in random order, what clients do: instructions set,
+added, removed and cleared by service and by topic; goals sent and cancelled at any stage; requests; clients
+that come and go, some of them killed; pictures subscribed to and left; the stream disabled and enabled; the
+node deactivated and activated. After each round everything is as it was at the beginning, and a sample is
+taken: memory, open handles, threads, latencies of the round.
+
+It holds when, from the first third after warming up to the last third,
+- memory of its own (anonymous; the least of each third: what comes and goes is no leak), what of it is native
+  memory in use, and the number of Python's objects grow by less than 1 %; shared memory, which Fast DDS fills
+  up to the size in config/fastdds.xml, is bounded,
+- the number of open handles and of threads stays the same,
+- latencies do not drift: the lower bound of a 95 % interval (bootstrap over rounds) of the ratio of medians,
+  divided by that of a reference beside the node (a camera's parameters), is at most 1.15.
+
+What happens is in `day`, what holds in `steadiness`. Writes soak.json and soak.png into the folder; exit
+status 1 if it does not hold (`--no-latency`: whatever the latencies, for machines whose load changes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from tqdm import tqdm
+
+from benchmarks.day import Day, Observer
+from benchmarks.steadiness import Sample, judged, plot, sample
+from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMETERS = {"tracking": True, "reasoner_interval_s": 0.5, "log_interval_s": 60.0, "build_engines": False}
+CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
+ROUND_S = 8.0  # of activity
+REST_S = 2.0  # until a sample is taken: what has ended is gone by then
+
+
+def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, int], str]:
+    """The whole day: a sample for each round, how often what happened, and what ended it before its time.
+
+    Ctrl-C ends it early as well, and nothing is wrong then.
+    """
+    isolate(own_domain())
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    rclpy.init(args=[])
+    executor = SingleThreadedExecutor()
+    node: Node = rclpy.create_node("soak")
+    executor.add_node(node)
+    driver = Driver(node, executor)
+    logs = Path(tempfile.mkdtemp(prefix="soak_"))
+    camera = NodeProcess("lens_ros.nodes.camera", logs / "camera.log", parameters=CAMERA)
+    perception = NodeProcess("lens_ros.nodes.perception", logs / "perception.log", parameters=PARAMETERS)
+    samples: list[Sample] = []
+    failure = ""
+    with camera, perception:
+        driver.processes = [camera, perception]
+        assert driver.change_state("perception", CONFIGURE) and driver.change_state("perception", ACTIVATE)
+        observer = Observer()
+        day = Day(driver, observer, seed)
+        day.begin()
+        started = time.monotonic()
+        bar = tqdm(
+            total=round(minutes, 1), unit="min", bar_format="{l_bar}{bar}| {n:.1f}/{total} min{postfix}"
+        )
+        try:
+            while (now := (time.monotonic() - started) / 60) < minutes:
+                day.round(ROUND_S)
+                driver.spin(REST_S)
+                last = sample(perception.pid, now, observer.in_use, observer.take())
+                samples.append(last)
+                bar.n = round(now, 1)
+                bar.set_postfix_str(
+                    f", {last.anonymous_mb:.1f} MB, {last.handles} handles, {last.threads} threads, "
+                    f"{last.p50.get('followed', 0):.0f} ms"
+                )
+        except KeyboardInterrupt:
+            pass
+        except Exception:  # what was measured until then is not to be lost
+            failure = traceback.format_exc()
+        finally:
+            bar.close()
+            day.end_visit()
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "perception.log").write_text(perception.log)
+            observer.close()
+        if "Traceback" in perception.log:
+            failure += f"an internal error of the node: see {out / 'perception.log'}"
+    rclpy.try_shutdown()
+    return samples, day.counts, failure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--out", type=Path, default=Path("out/soak"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--growth", type=float, default=1.0, help="most growth of memory, in percent")
+    parser.add_argument("--no-latency", action="store_true", help="latencies are reported, not judged")
+    options = parser.parse_args()
+    samples, counts, failure = run(options.minutes, options.out, options.seed)
+    if not samples:
+        print(failure, file=sys.stderr)
+        return 1
+    verdicts = judged(samples, growth=options.growth / 100, latency=not options.no_latency)
+    report = {
+        "minutes": options.minutes,
+        "events": counts,
+        "failure": failure,
+        "verdicts": [asdict(each) for each in verdicts],
+        "samples": [asdict(each) for each in samples],
+    }
+    (options.out / "soak.json").write_text(json.dumps(report, indent=1) + "\n")
+    plot(samples, options.out / "soak.png")
+    print(f"{len(samples)} rounds, " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
+    print(f"{'':24}{'first third':>12}{'last third':>12}")
+    for each in verdicts:
+        print(
+            f"{each.name:24}{each.first:12.1f}{each.last:12.1f}  {each.change}"
+            + ("" if each.holds else "   DOES NOT HOLD")
+        )
+    if failure:
+        print(f"after {samples[-1].minutes:.1f} minutes: {failure}", file=sys.stderr)
+    return 0 if all(each.holds for each in verdicts) and not failure else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

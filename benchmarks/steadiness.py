@@ -1,0 +1,149 @@
+"""Whether a process stays as it is: samples, what has to hold from the first third to the last, a plot."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+WARM_UP = 0.25  # of the whole time
+SHARED_MB = 128  # the node's own segment has 64 MB; of its clients' it counts its share
+DRIFT = 1.15
+REFERENCE = "reference"
+NATIVE, OBJECTS = "native memory in use, MB", "Python's objects in use"  # in /diagnostics
+LATENCIES = ("followed", "reasoned", "service", "goal", "cancel", REFERENCE)
+
+
+@dataclass
+class Sample:
+    """The node's process after a round, and milliseconds that things took in the round.
+
+    `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.memory.native_bytes`), the
+    rest is what the system sees of it.
+    """
+
+    minutes: float
+    pss_mb: float
+    anonymous_mb: float
+    shared_mb: float
+    native_mb: float
+    objects: int
+    handles: int
+    threads: int
+    p50: dict[str, float] = field(default_factory=dict)
+    p95: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that has to hold: from the first third after warming up to the last."""
+
+    name: str
+    first: float
+    last: float
+    change: str
+    holds: bool
+
+
+def sample(pid: int, minutes: float, in_use: dict[str, float], times: dict[str, list[float]]) -> Sample:
+    """The process now. PSS: its own memory, and its share of what it shares with others.
+
+    `in_use`: from the node's diagnostics.
+    """
+    rollup = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    megabytes = {name: int(text.split()[0]) * 1024e-6 for name, text in rollup.items()}
+    status = Path(f"/proc/{pid}/status").read_text()
+    return Sample(
+        minutes,
+        megabytes["Pss"],
+        megabytes["Anonymous"],
+        megabytes["Pss_Shmem"],
+        in_use[NATIVE],
+        int(in_use[OBJECTS]),
+        len(os.listdir(f"/proc/{pid}/fd")),
+        int(status.split("Threads:")[1].split()[0]),
+        {name: statistics.median(values) for name, values in times.items()},
+        {name: float(np.quantile(values, 0.95)) for name, values in times.items()},
+    )
+
+
+def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[Verdict]:
+    """What holds; `growth`: how much of memory, as a share. Latencies only count where `latency` is true."""
+    settled = [each for each in samples if each.minutes >= WARM_UP * samples[-1].minutes]
+    third = max(1, len(settled) // 3)
+    first, last = settled[:third], settled[-third:]
+    verdicts = []
+    least = {"memory of its own, MB": "anonymous_mb", NATIVE: "native_mb", OBJECTS: "objects"}
+    for name, attribute in least.items():
+        before, after = (min(getattr(each, attribute) for each in part) for part in (first, last))
+        change = after / before - 1
+        verdicts.append(Verdict(name, before, after, f"{change:+.2%}", change < growth))
+    before, after = (statistics.median([each.shared_mb for each in part]) for part in (first, last))
+    change = after / before - 1
+    text = f"{change:+.2%}, at most {SHARED_MB} MB"
+    verdicts.append(Verdict("shared memory, MB", before, after, text, after < SHARED_MB))
+    for name in ("handles", "threads"):
+        before, after = (statistics.median([getattr(s, name) for s in part]) for part in (first, last))
+        verdicts.append(Verdict(name, before, after, f"{after - before:+.0f}", after <= before))
+    for name in LATENCIES:
+        values = [[s.p50[name] for s in part if name in s.p50] for part in (first, last)]
+        beside = [[s.p50[REFERENCE] for s in part] for part in (first, last)]
+        if not all(values):
+            continue
+        ratio, lower = drift(values, beside)
+        before, after = map(statistics.median, values)
+        text = f"x {ratio:.2f} of the reference's, at least {lower:.2f}"
+        holds = name == REFERENCE or not latency or lower <= DRIFT
+        verdicts.append(Verdict(f"{name} p50, ms", before, after, text, holds))
+    return verdicts
+
+
+def drift(values: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Ratio of medians, last to first, over that of the reference, and its lower bound at 95 %."""
+    generator = np.random.default_rng(0)
+
+    def ratio(parts: Sequence[np.ndarray]) -> np.ndarray:
+        first, last, beside_first, beside_last = (np.median(part, axis=-1) for part in parts)
+        return (last / first) / (beside_last / beside_first)
+
+    parts = [np.asarray(each) for each in (*values, *beside)]
+    drawn = [generator.choice(part, (2000, part.size)) for part in parts]
+    return float(ratio(parts)), float(np.quantile(ratio(drawn), 0.05))
+
+
+def plot(samples: Sequence[Sample], path: Path) -> None:
+    """Memory, handles and threads, latencies over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    minutes = [each.minutes for each in samples]
+    figure, (memory, numbers, latencies) = plt.subplots(3, 1, figsize=(8, 7), sharex=True)
+    memory.plot(minutes, [each.pss_mb for each in samples], label="all (PSS)")
+    memory.plot(minutes, [each.anonymous_mb for each in samples], label="its own")
+    memory.plot(minutes, [each.native_mb for each in samples], label="of it, native,\nin use")
+    memory.plot(minutes, [each.shared_mb for each in samples], label="shared")
+    memory.set_ylabel("memory, MB")
+    memory.set_ylim(0)
+    numbers.plot(minutes, [each.handles for each in samples], label="open handles")
+    numbers.plot(minutes, [each.threads for each in samples], label="threads")
+    numbers.set_ylim(0, 1.2 * max(max(each.handles, each.threads) for each in samples))
+    for name in LATENCIES:
+        points = [(each.minutes, each.p50[name]) for each in samples if name in each.p50]
+        if points:
+            latencies.plot(*zip(*points, strict=True), label=name, linewidth=0.8)
+    latencies.set_ylabel("median of a round, ms")
+    latencies.set_yscale("log")
+    latencies.set_xlabel("minutes")
+    for axes in (memory, numbers, latencies):
+        axes.axvspan(0, WARM_UP * minutes[-1], color="0.93")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)

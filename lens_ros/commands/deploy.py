@@ -1,0 +1,64 @@
+"""``lens deploy``: a trained model to a folder that a robot takes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lens_ros.commands.build_engine import Terminal
+from lens_ros.commands.quantize import MIN_IOU, calibration_questions
+from lens_ros.engine.calibration import CalibrationError
+from lens_ros.engine.deploy import deploy, verify
+from lens_ros.engine.errors import EngineError
+from lens_ros.engine.graphs import PRECISIONS
+from lens_ros.engine.quantize import QuantizationRefused
+from lens_ros.model.checkpoint import find_model
+from lens_ros.model.errors import CheckpointError
+from lens_ros.model.quantized import SCHEMES
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="name or folder of a model, or folder of a training run")
+    parser.add_argument("out", type=Path, nargs="?", help="folder to make")
+    parser.add_argument(
+        "--quantize", nargs="*", choices=SCHEMES, default=["int8"], help="schemes (default: int8)"
+    )
+    parser.add_argument(
+        "--onnx", nargs="*", choices=PRECISIONS, default=["fp32", "fp16"], help="default: fp32 fp16"
+    )
+    parser.add_argument("--calibration", type=Path, help="as for lens quantize")
+    parser.add_argument("--min-iou", type=float, default=MIN_IOU, help=f"default: {MIN_IOU}")
+    parser.add_argument("--verify", action="store_true", help="check a deployed folder instead")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns the exit status: 0 done, 1 refused or damaged, 2 not possible."""
+    try:
+        if options.verify:
+            faults = verify(Path(options.model))
+            print("\n".join(faults) if faults else f"{options.model}: every file is as it was deployed")
+            return 1 if faults else 0
+        if options.out is None:
+            raise EngineError("name the folder to make: lens deploy MODEL OUT")
+        terminal = Terminal()
+        out = deploy(
+            find_model(options.model),
+            options.out,
+            terminal,
+            schemes=options.quantize,
+            precisions=options.onnx,
+            questions=lambda folder: calibration_questions(options.calibration, folder, options.quantize),
+            min_iou=options.min_iou,
+        )
+        terminal.close()
+    except QuantizationRefused as refusal:
+        print(f"lens deploy: {refusal}", file=sys.stderr)
+        return 1
+    except (CheckpointError, EngineError, CalibrationError) as error:
+        print(f"lens deploy: {error}", file=sys.stderr)
+        return 2
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f'{out}: {size / 1e6:.1f} MB. Try: lens segment PICTURE "TEXT" --model {out}')
+    return 0

@@ -1,0 +1,34 @@
+"""``lens watch``: a terminal view of a running node."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--node", default="perception", help="its name, as /robot/perception (default: perception)"
+    )
+    parser.add_argument("--once", action="store_true", help="print one snapshot and end")
+    parser.add_argument("--wait", type=float, default=10.0, help="seconds to look for the node (default: 10)")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        help="seconds between two views (default: 0.5; 5 where there is no terminal)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns the exit status: 0 ended as asked, 2 no ROS or no such node."""
+    try:
+        from lens_ros.nodes import watch
+    except ImportError as error:
+        print(
+            f"lens watch: needs ROS 2 and the built interfaces of lens_ros ({error}): source your "
+            "workspace's install/setup.bash, or `. ./env.sh` in a checkout",
+            file=sys.stderr,
+        )
+        return 2
+    return watch.main(options)

@@ -1,0 +1,1 @@
+"""Compiled and quantised forms of a model: ONNX, TensorRT, int8."""

@@ -1,0 +1,56 @@
+"""A process of its own that compiles one ONNX file with TensorRT: ``python -m lens_ros.engine.compile JOB``.
+
+``JOB`` is a JSON file: ``flavour``, ``onnx``, ``plan`` (to write), ``profile``, ``capabilities``. Standard
+output carries JSON lines: ``{"phase", "done", "of"}`` while it works, then ``{"tensors"}`` or ``{"error"}``.
+A compiler that runs out of memory takes nothing with it; torch is not loaded, its memory is the compiler's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lens_ros.engine.errors import EngineError
+from lens_ros.engine.tensorrt_api import compile_onnx, import_tensorrt
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(job: Path) -> int:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # not to outlive who asked for it
+    wanted = json.loads(job.read_text(encoding="utf-8"))
+    try:
+        library = import_tensorrt(wanted["flavour"])
+        profile: dict[str, Any] = {n: tuple(map(tuple, shapes)) for n, shapes in wanted["profile"].items()}
+        plan, specs = compile_onnx(
+            library,
+            Path(wanted["onnx"]),
+            profile,
+            capabilities=tuple(wanted["capabilities"]),
+            progress=lambda phase, done, of: _tell({"phase": phase, "done": done, "of": of}),
+        )
+        Path(wanted["plan"]).write_bytes(plan)
+    except EngineError as error:
+        _tell({"error": str(error)})
+        return 1
+    except MemoryError:
+        _tell({"error": "out of memory"})
+        return 1
+    except OSError as error:
+        _tell({"error": f"the engine cannot be written: {error}"})
+        return 1
+    _tell({"tensors": [asdict(spec) for spec in specs]})
+    return 0
+
+
+def _tell(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

@@ -1,0 +1,12 @@
+"""What goes wrong with compiled models, and how it is told."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """An engine, or an ONNX file, that cannot be made or used; the message says what is wrong, what was
+    expected and what to do."""
+
+
+class EngineMissing(EngineError):
+    """There is none: nobody made one yet."""

@@ -1,0 +1,76 @@
+"""The machine that engines are for: its GPU, and what is installed."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """``capability`` as ``(8, 7)``; ``l4t`` is the Jetson's Linux release, empty elsewhere."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+    l4t: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a TensorRT engine is bound to."""
+        release = f" L4T {self.l4t}" if self.l4t else ""
+        return f"{self.capability[0]}.{self.capability[1]} {self.name}{release}"
+
+    @property
+    def architecture(self) -> str:
+        """As TensorRT-RTX names it: ``SM89``."""
+        return f"SM{self.capability[0]}{self.capability[1]}"
+
+
+def find_gpu(device: str | torch.device = "cuda") -> Gpu | None:
+    """The GPU behind a torch device; None where torch sees none."""
+    device = torch.device(device)
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(
+        properties.name, (properties.major, properties.minor), properties.total_memory, l4t_release() or ""
+    )
+
+
+def l4t_release() -> str | None:
+    """``36.4`` and the like on a Jetson, else None."""
+    path = Path("/etc/nv_tegra_release")
+    if not path.is_file():
+        return None
+    # "# R36 (release), REVISION: 4.3, GCID: ..."
+    words = path.read_text(encoding="utf-8", errors="replace").replace(",", " ").split()
+    major = next((w[1:] for w in words if w.startswith("R") and w[1:].isdigit()), "?")
+    revision = words[words.index("REVISION:") + 1] if "REVISION:" in words else "?"
+    return f"{major}.{revision}"
+
+
+def available_memory() -> tuple[int, int]:
+    """Bytes of memory that a new process can have without swapping, and of free swap (``/proc/meminfo``)."""
+    values = {}
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        name, rest = line.split(":")
+        values[name] = int(rest.split()[0]) * 1024
+    return values["MemAvailable"], values.get("SwapFree", 0)
+
+
+def total_memory() -> int:
+    """Bytes."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def system() -> str:
+    return (
+        f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}"
+    )

@@ -1,0 +1,46 @@
+"""Why there is no answer."""
+
+from __future__ import annotations
+
+import os
+
+from rclpy.node import Node
+
+
+class LensError(Exception):
+    """Why there is no answer, in one sentence."""
+
+
+class LensUnavailableError(LensError):
+    """No running, configured node offers what was asked for."""
+
+
+class LensTimeoutError(LensError):
+    """The node was found, but did not answer in time."""
+
+
+class LensRefusedError(LensError):
+    """The node answered that it will not, and why."""
+
+
+class LensCancelledError(LensError):
+    """The question was cancelled before it had an answer."""
+
+
+def missing(node: Node, perception: str, waited_s: float) -> str:
+    """Why nothing of the node `perception` was found: what was expected, what is there, what to do."""
+    wanted = perception if perception.startswith("/") else node.get_namespace().rstrip("/") + "/" + perception
+    names = sorted(
+        {f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()}
+        - {node.get_fully_qualified_name()}
+    )
+    if wanted in names:
+        return (
+            f"'{wanted}' runs, but did not offer its services within {waited_s:g} s: configure it "
+            f"(ros2 lifecycle set {wanted} configure) and activate it"
+        )
+    return (
+        f"no node '{wanted}' was found within {waited_s:g} s in ROS domain "
+        f"{os.environ.get('ROS_DOMAIN_ID', '0')} (nodes there: {', '.join(names) or 'none'}); start it "
+        "(ros2 launch lens_ros perception.launch.py), or correct its name or ROS_DOMAIN_ID"
+    )

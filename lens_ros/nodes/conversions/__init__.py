@@ -1,0 +1,54 @@
+"""Between ROS messages and arrays.
+
+Conventions: images are (H, W, 3) uint8 RGB, depth is (H, W) float32 metres along the optical axis with NaN
+where nothing was measured, masks are (H, W) bool; row 0 is the upper edge. Whatever is wrong with a message
+ends in a `ConversionError` that says what was found, what was expected and what to do.
+"""
+
+from lens_ros.nodes.conversions.color import (
+    COLOR_ENCODINGS,
+    check_compressed_image,
+    check_image,
+    compressed_to_rgb,
+    image_to_rgb,
+    rgb_to_compressed,
+    rgb_to_image,
+)
+from lens_ros.nodes.conversions.common import DEPTH_ENCODINGS, MAX_PIXELS, ConversionError
+from lens_ros.nodes.conversions.depth import compressed_depth_to_metres, depth_to_image, depth_to_metres
+from lens_ros.nodes.conversions.masks import (
+    decode_mask,
+    encode_mask,
+    labels_to_image,
+    mask_from_run_lengths,
+    mask_to_image,
+    run_lengths,
+)
+from lens_ros.nodes.conversions.rays import check_camera_info, pixels_to_rays
+from lens_ros.nodes.conversions.segmentations import box_to_region, segmentation_to_message
+
+__all__ = [
+    "COLOR_ENCODINGS",
+    "DEPTH_ENCODINGS",
+    "MAX_PIXELS",
+    "ConversionError",
+    "box_to_region",
+    "check_camera_info",
+    "check_compressed_image",
+    "check_image",
+    "compressed_depth_to_metres",
+    "compressed_to_rgb",
+    "decode_mask",
+    "depth_to_image",
+    "depth_to_metres",
+    "encode_mask",
+    "image_to_rgb",
+    "labels_to_image",
+    "mask_from_run_lengths",
+    "mask_to_image",
+    "pixels_to_rays",
+    "rgb_to_compressed",
+    "rgb_to_image",
+    "run_lengths",
+    "segmentation_to_message",
+]

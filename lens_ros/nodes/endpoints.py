@@ -1,0 +1,139 @@
+"""Publishers, subscriptions, services and timers with the quality of service that lens_ros documents.
+
+Every endpoint can be overridden by the parameters `qos_overrides.*`. Publishers are reliable, because a best
+effort publisher would not reach rviz and other reliable readers; images are read as best effort, because that
+matches every camera driver (REP-2003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[no-redef]
+
+
+def reliable(depth: int) -> QoSProfile:
+    """RELIABLE, VOLATILE, the last `depth` messages."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=QoSReliabilityPolicy.RELIABLE,
+        durability=QoSDurabilityPolicy.VOLATILE,
+    )
+
+
+def requests() -> QoSProfile:
+    """RELIABLE, VOLATILE, the last 100: of ROS's ten, a burst of requests would lose some without a word."""
+    return reliable(100)
+
+
+def newest_only() -> QoSProfile:
+    """BEST_EFFORT, VOLATILE, the newest message: how images are read."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=QoSReliabilityPolicy.BEST_EFFORT,
+        durability=QoSDurabilityPolicy.VOLATILE,
+    )
+
+
+class Endpoints:
+    """What one part of a node has opened, so that it can be closed together."""
+
+    def __init__(
+        self, node: LifecycleNode, on_mismatch: Callable[[str, str], None] = lambda topic, text: None
+    ) -> None:
+        """`on_mismatch(topic, text)` is called when a publisher's quality of service does not match."""
+        self._node = node
+        self._on_mismatch = on_mismatch
+        self._open: list[tuple[Callable[[Any], Any], Any]] = []  # how to destroy it, and what
+
+    def publisher(self, message_type: type, topic: str, depth: int) -> Any:
+        """A reliable lifecycle publisher: silent unless the node is active."""
+        created: Any = self._node.create_lifecycle_publisher(
+            message_type,
+            topic,
+            reliable(depth),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._open.append((self._node.destroy_lifecycle_publisher, created))
+        return created
+
+    def subscription(
+        self, message_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile
+    ) -> None:
+        """A subscription with a callback group of its own; what does not match it is logged."""
+        created = self._node.create_subscription(
+            message_type,
+            topic,
+            callback,
+            profile,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._mismatch_of(topic)),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._open.append((self._node.destroy_subscription, created))
+
+    def service(
+        self,
+        service_type: type,
+        name: str,
+        callback: Callable[[Any, Any], Any],
+        group: CallbackGroup | None = None,
+    ) -> None:
+        """A service; without `group` in a callback group of its own."""
+        created = self._node.create_service(
+            service_type,
+            name,
+            callback,
+            qos_profile=requests(),
+            callback_group=group or MutuallyExclusiveCallbackGroup(),
+        )
+        self._open.append((self._node.destroy_service, created))
+
+    def timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """A timer on the steady clock: it also runs while simulated time stands still."""
+        created = self._node.create_timer(
+            period_s,
+            callback,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._open.append((self._node.destroy_timer, created))
+
+    def close(self) -> None:
+        """Destroys everything that was opened, the latest first."""
+        while self._open:
+            destroy, entity = self._open.pop()
+            destroy(entity)
+
+    def _mismatch_of(self, topic: str) -> Callable[[Any], None]:
+        resolved = self._node.resolve_topic_name(topic)
+
+        def mismatch(event: Any) -> None:
+            policy = str(qos_policy_name_from_kind(event.last_policy_kind)).split(".")[-1]
+            text = (
+                f"a publisher on {resolved} offers a quality of service that does not match ({policy}): "
+                "nothing is received from it; change the publisher, or the parameters "
+                f"qos_overrides.{resolved}.subscription.*"
+            )
+            self._node.get_logger().warning(text)
+            self._on_mismatch(resolved, text)
+
+        return mismatch

@@ -1,0 +1,68 @@
+"""Runs a node's callbacks in one thread, and those that wait in threads of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rclpy.context import Context
+from rclpy.executors import Executor, ShutdownException, TimeoutException
+from rclpy.service import Service
+
+OFFERED_AGAIN_S = 0.0005
+LONGEST_WAIT_S = 1.0
+
+
+class CallbackExecutor(Executor):
+    """What is quick runs in the thread that spins; services of the `waiting` types run in `threads` others.
+
+    With rclpy's `MultiThreadedExecutor` every callback goes through a pool: a thread has to wake up for it,
+    while the spinning one already collects anew what to wait for, both in need of the interpreter's lock,
+    which the model's thread wants as well. That doubles the time of an answer while the model works
+    (benchmarks/service_latency.py).
+    """
+
+    def __init__(self, waiting: Collection[type], threads: int, *, context: Context | None = None) -> None:
+        super().__init__(context=context)
+        self._waiting = waiting
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="waiting")
+        self._begun: list[Any] = []  # handlers in the pool
+
+    def spin(self) -> None:
+        """Runs callbacks until it is shut down.
+
+        A shutdown between collecting and waiting wakes nobody up: rclpy destroys at once what it wakes with.
+        So no wait lasts for ever.
+        """
+        while self._context.ok() and not self._is_shutdown:
+            self.spin_once(timeout_sec=LONGEST_WAIT_S)
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        """Waits for one callback and runs it. Raises what it raises, or what one in the pool has raised."""
+        try:
+            handler, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
+        except (ShutdownException, TimeoutException):
+            return
+        if isinstance(entity, Service) and entity.srv_type in self._waiting:
+            if handler in self._begun:  # rclpy offers it until its thread has woken up
+                time.sleep(OFFERED_AGAIN_S)
+            else:
+                self._begun.append(handler)
+                self._pool.submit(handler)
+        else:
+            handler()
+            # Whom it has woken up gets on first: to collect what to wait for next takes half a millisecond.
+            time.sleep(0)
+            if handler.done():
+                handler.result()
+        for each in [each for each in self._begun if each.done()]:
+            self._begun.remove(each)
+            each.result()
+
+    def shutdown(self, timeout_sec: float | None = None, *, wait_for_threads: bool = True) -> bool:
+        """Ends spinning, and waits for the callbacks that run, unless told otherwise."""
+        done = super().shutdown(timeout_sec)
+        self._pool.shutdown(wait=wait_for_threads)
+        return done

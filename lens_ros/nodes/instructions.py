@@ -1,0 +1,156 @@
+"""Instructions by topic and by service: what the node looks for in the camera stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header, String
+
+from lens_ros.inputs import InstructionError, check_instruction
+from lens_ros.nodes.agenda import TooManyError
+from lens_ros.nodes.answers import AnswerPublisher
+from lens_ros.nodes.endpoints import Endpoints, reliable
+from lens_ros.nodes.measurements import Measurements
+from lens_ros.nodes.reporting import shortened, survives
+from lens_ros.nodes.work import Target
+from lens_ros.nodes.worker import InferenceWorker
+from lens_ros.srv import SetInstruction
+
+QUEUE = 1000  # instructions that may come in one burst; DDS drops what is more without a word
+ECHOED_CHARACTERS = 1000  # of a refused instruction, in the answer that says why
+INACTIVE = "the node is inactive; activate it first"
+
+
+class Instructions:
+    """The subscription to `instruction` and the service `~/set_instruction`.
+
+    `worker()` is None while the node is inactive; `image_topic()` is for the log.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        worker: Callable[[], InferenceWorker | None],
+        answers: AnswerPublisher,
+        measured: Measurements,
+        image_topic: Callable[[], str],
+    ) -> None:
+        self.node = node
+        self._worker = worker
+        self._answers = answers
+        self._measured = measured
+        self._image_topic = image_topic
+        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
+
+    def open(self) -> None:
+        """Begins to listen. Raises what rclpy raises for unusable qos_overrides."""
+        self._endpoints.subscription(String, "instruction", self._on_instruction, reliable(QUEUE))
+        self._endpoints.service(SetInstruction, "~/set_instruction", self._on_set_instruction)
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._endpoints.close()
+
+    def follow(self, instruction: str) -> None:
+        """Follows `instruction` instead of the present ones, or says why not, to the log and all readers."""
+        worker = self._worker()
+        if worker is None:
+            self.node.get_logger().warning(
+                f"instruction '{shortened(instruction)}' ignored: the node is inactive; activate it and "
+                "send it again"
+            )
+            return
+        objection = instruction_objection(instruction)
+        if objection:
+            self._refuse(objection)
+            refused = Target(0, instruction[:ECHOED_CHARACTERS])
+            self._answers.publish_unanswered(refused, Header(), objection)
+            return
+        self._announce(worker, instruction)
+        worker.set_instruction(instruction)
+
+    @survives
+    def _on_instruction(self, message: String) -> None:
+        self.follow(message.data)
+
+    @survives
+    def _on_set_instruction(
+        self, request: SetInstruction.Request, response: SetInstruction.Response
+    ) -> SetInstruction.Response:
+        worker = self._worker()
+        if worker is None:
+            response.message = INACTIVE
+            return response
+        kinds = SetInstruction.Request
+        if request.operation in (kinds.SET, kinds.ADD):
+            self._start(worker, request, response)
+        elif request.operation == kinds.REMOVE:
+            self._remove(worker, request, response)
+        elif request.operation == kinds.CLEAR:
+            worker.clear("the instruction was cleared")
+            response.success, response.message = True, "cleared"
+        elif request.operation == kinds.LIST:
+            response.success, response.message = True, "listed"
+        else:
+            response.message = (
+                f"unknown operation {request.operation}; expected SET, ADD, REMOVE, CLEAR or LIST (0..4)"
+            )
+        for target in worker.targets:
+            response.target_ids.append(target.id)
+            response.instructions.append(target.instruction)
+        return response
+
+    def _start(
+        self, worker: InferenceWorker, request: SetInstruction.Request, response: SetInstruction.Response
+    ) -> None:
+        response.message = instruction_objection(request.instruction)
+        if response.message:
+            self._refuse(response.message)
+            return
+        adding = request.operation == SetInstruction.Request.ADD
+        try:
+            start = worker.add_instruction if adding else worker.set_instruction
+            target = start(request.instruction)
+        except TooManyError:
+            response.message = (
+                f"{len(worker.targets)} instructions are active, and max_targets allows no more; "
+                "REMOVE one of them, use SET to replace them, or raise the parameter max_targets"
+            )
+            return
+        self._announce(worker, request.instruction)
+        response.success, response.target_id = True, target.id
+        response.message = "added" if adding else "set"
+
+    def _remove(
+        self, worker: InferenceWorker, request: SetInstruction.Request, response: SetInstruction.Response
+    ) -> None:
+        target = worker.remove(request.target_id, "the instruction was removed")
+        if target is None:
+            active = ", ".join(str(each.id) for each in worker.targets) or "none"
+            response.message = f"no active instruction has the id {request.target_id}; active: {active}"
+            return
+        response.success, response.target_id, response.message = True, target.id, "removed"
+
+    def _refuse(self, objection: str) -> None:
+        self._measured.count("refused")
+        self._measured.note("answer trouble, refused", f"instruction refused: {objection}")
+        self.node.get_logger().warning(f"instruction refused: {objection}")
+
+    def _announce(self, worker: InferenceWorker, instruction: str) -> None:
+        waits = "" if worker.has_frame else f" waits for the first usable image on {self._image_topic()}"
+        self.node.get_logger().info(f"instruction '{shortened(instruction)}'{waits}")
+
+
+def instruction_objection(instruction: str) -> str:
+    """Why `instruction` cannot be followed (what is wrong, what was expected), or the empty string."""
+    try:
+        check_instruction(instruction)
+    except InstructionError as error:
+        return str(error)
+    if not any(c.isprintable() and not c.isspace() for c in instruction):
+        return (
+            f"the instruction has {len(instruction)} characters, none of them printable; say what to look "
+            "for, such as 'the red mug'"
+        )
+    return ""

@@ -1,0 +1,138 @@
+"""The life of a node's process: until a signal, through whatever goes wrong, to an orderly end."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+import rclpy
+from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import ExternalShutdownException
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from lens_ros.memory import limit_heaps, trim_heap
+from lens_ros.nodes.executor import CallbackExecutor
+from lens_ros.nodes.parameters import ParameterError
+from lens_ros.nodes.reporting import described
+
+LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to end
+SWITCH_INTERVAL_S = 0.0005
+SIGNAL_POLL_S = 0.2
+TRIM_PERIOD_S = 20.0
+
+
+class LastingNode(Protocol):
+    """A node whose end takes a while."""
+
+    @property
+    def context(self) -> Context: ...
+
+    @property
+    def in_transition(self) -> bool:
+        """Whether the lifecycle is between two states."""
+
+    @property
+    def hangs(self) -> bool:
+        """Whether one of its threads will not end."""
+
+    def close(self) -> None:
+        """Answers what is pending; its executor still spins."""
+
+    def destroy_node(self) -> None: ...
+
+
+def run(
+    make_node: Callable[[], LastingNode],
+    make_executor: Callable[[], CallbackExecutor],
+    arguments: list[str] | None = None,
+) -> int:
+    """Runs a node until SIGINT or SIGTERM; returns the process' exit code. SIGUSR1 prints where each thread
+    is.
+
+    rclpy's own signal handlers would shut the middleware down before anything pending could be answered.
+    """
+    limit_heaps()
+    faulthandler.register(signal.SIGUSR1)
+    # A callback that answers needs the interpreter's lock several times; the model's thread gives it up when
+    # asked, by default after 5 ms each time.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    log = get_logger("perception")
+    try:
+        node = make_node()
+    except ParameterError as error:
+        log.fatal(str(error))
+        rclpy.try_shutdown()
+        return 1
+    executor = make_executor()
+    assert isinstance(node, Node)
+    executor.add_node(node)
+    spinning = threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True)
+    spinning.start()
+    trim_at = time.monotonic() + TRIM_PERIOD_S
+    while not ended.wait(SIGNAL_POLL_S):
+        # A signal that the system gives to another thread is handled when this one wakes up.
+        if time.monotonic() > trim_at:
+            # Cancelled answers leave cycles that hold images and tensors; Python counts objects, not their
+            # size, and would look for them every few minutes. What the model consists of is exempt.
+            gc.collect()
+            trim_heap()
+            trim_at = time.monotonic() + TRIM_PERIOD_S
+    if not node.context.ok():  # shut down by someone else
+        return 0
+    crashed = not spinning.is_alive()
+    node.close()
+    deadline = time.monotonic() + LOADING_GRACE_S
+    while node.in_transition and time.monotonic() < deadline:
+        time.sleep(0.05)
+    loading_goes_on = node.in_transition
+    if loading_goes_on:
+        log.info("ends while a transition is in progress")
+    # Humble's own part waits for the loading, later distributions' does not.
+    executor.shutdown(timeout_sec=1.0, wait_for_threads=not loading_goes_on)
+    spinning.join()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    if loading_goes_on or node.hangs:
+        # It did not heed the interruption, and nobody waits for it any more.
+        sys.stderr.flush()
+        os._exit(0)
+    return 1 if crashed else 0
+
+
+def _spin(executor: CallbackExecutor, ended: threading.Event) -> None:
+    """Spins until the executor is shut down, whatever happens: a reliable node does not end because
+    one client has vanished."""
+    try:
+        while True:
+            try:
+                executor.spin()
+                break
+            except InvalidHandle:
+                # An endpoint was destroyed, by a transition in another thread, while the executor was about
+                # to wait for it: nothing is wrong, but rclpy gives up.
+                continue
+            except ExternalShutdownException:
+                break
+            except Exception as error:
+                get_logger("perception").error(
+                    f"internal error in the executor: {described(error)}; the node goes on, please report "
+                    f"this\n{traceback.format_exc()}"
+                )
+                time.sleep(0.1)
+    finally:
+        ended.set()

@@ -1,0 +1,72 @@
+"""Outlines and labels in three dimensions, for RViz: visualization_msgs/MarkerArray.
+
+Without depth nobody knows how far an object is. Outlines lie on a plane before the camera, along the lines of
+sight of their pixels: seen from the camera, and in RViz's display Camera, they fall on their objects.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from lens_ros.nodes.conversions import pixels_to_rays
+
+DISTANCE_M = 1.0  # from the camera to the plane
+LINE_M, TEXT_M = 0.004, 0.04  # width of lines and height of letters there
+SIMPLER_PIXELS = 1.0  # largest distance of a drawn outline from the true one
+GOLDEN_ANGLE = 0.381966  # as a share of the circle of hues: neighbours in number differ in color
+
+
+def markers(header: Header, objects: Iterable[tuple[int, Any]], info: CameraInfo) -> MarkerArray:
+    """One outline and one label for each object, in place of all markers that were there before.
+
+    Args:
+        header: of the image; its frame is the camera's optical frame.
+        objects: id and `lens_ros.instances.Instance` of each.
+        info: the calibration of the image.
+    """
+    message = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+    for number, instance in objects:
+        contours, _ = cv2.findContours(
+            instance.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
+        corners = [cv2.approxPolyDP(contour, SIMPLER_PIXELS, True).reshape(-1, 2) for contour in contours]
+        # The end points of every edge of every part, as LINE_LIST wants them.
+        ends = [np.stack([part, np.roll(part, -1, axis=0)], axis=1).reshape(-1, 2) for part in corners]
+        if not ends:
+            continue
+        outline = _marker(header, "outlines", number, Marker.LINE_LIST)
+        outline.scale.x = LINE_M
+        outline.points = [Point(x=x, y=y, z=z) for x, y, z in _on_plane(np.concatenate(ends), info)]
+        x1, y1, x2, _ = (float(edge) for edge in instance.box)
+        label = _marker(header, "labels", number, Marker.TEXT_VIEW_FACING)
+        label.scale.z = TEXT_M
+        label.text = f"{number} {instance.label}".strip()
+        ((label.pose.position.x, top, label.pose.position.z),) = _on_plane(
+            np.array([[(x1 + x2) / 2, y1]]), info
+        )
+        label.pose.position.y = top - TEXT_M / 2
+        message.markers += [outline, label]
+    return message
+
+
+def _on_plane(pixels: np.ndarray, info: CameraInfo) -> list[list[float]]:
+    return (DISTANCE_M * pixels_to_rays(pixels, info)).tolist()
+
+
+def _marker(header: Header, namespace: str, number: int, kind: int) -> Marker:
+    red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN_ANGLE % 1.0, 0.8, 1.0)
+    marker = Marker(header=header, ns=namespace, id=number, type=kind, action=Marker.ADD)
+    marker.pose.orientation.w = 1.0
+    marker.color = ColorRGBA(r=red, g=green, b=blue, a=1.0)
+    marker.lifetime = Duration()  # until the next image's
+    return marker

@@ -1,0 +1,129 @@
+"""The services beside `~/set_instruction`: single requests, the camera stream on and off, a new start."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from std_srvs.srv import SetBool, Trigger
+
+from lens_ros.nodes import conversions
+from lens_ros.nodes.answers import AnswerPublisher
+from lens_ros.nodes.conversions import ConversionError
+from lens_ros.nodes.endpoints import Endpoints
+from lens_ros.nodes.image_input import ImageInput
+from lens_ros.nodes.instructions import INACTIVE, instruction_objection
+from lens_ros.nodes.measurements import Measurements
+from lens_ros.nodes.reporting import survives
+from lens_ros.nodes.work import Job
+from lens_ros.nodes.worker import InferenceWorker
+from lens_ros.srv import Segment
+
+WAITING_SEGMENT_CALLS = (
+    2  # calls of ~/segment that may wait for the model at once; each holds one executor thread
+)
+
+
+class Services:
+    """`~/segment`, `~/enable` and `~/reset_tracking`; `worker()` is None while the node is inactive."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        worker: Callable[[], InferenceWorker | None],
+        images: ImageInput,
+        answers: AnswerPublisher,
+        measured: Measurements,
+    ) -> None:
+        self.node = node
+        self._measured = measured
+        self._worker = worker
+        self._images = images
+        self._answers = answers
+        self._endpoints = Endpoints(node)
+        self._segment_slots = threading.BoundedSemaphore(WAITING_SEGMENT_CALLS)
+
+    def open(self) -> None:
+        """Begins to listen."""
+        self._endpoints.service(Segment, "~/segment", self._on_segment, ReentrantCallbackGroup())
+        self._endpoints.service(SetBool, "~/enable", self._on_enable)
+        self._endpoints.service(Trigger, "~/reset_tracking", self._on_reset_tracking)
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._endpoints.close()
+
+    @survives
+    def _on_segment(self, request: Segment.Request, response: Segment.Response) -> Segment.Response:
+        worker = self._worker()
+        objection = INACTIVE if worker is None else request_objection(request)
+        if not objection and not self._segment_slots.acquire(blocking=False):
+            objection = (
+                f"busy: {WAITING_SEGMENT_CALLS} requests are waiting for the model already; try again "
+                "later, or use the action ~/segment_instruction, which queues"
+            )
+        if worker is None or objection:
+            self._measured.count("refused")
+            self.node.get_logger().warning(f"request refused: {objection}")
+            response.message = objection
+            return response
+        job = Job(request.instruction, request.image)
+        try:
+            worker.submit(job)
+            job.done.wait()
+        finally:
+            self._segment_slots.release()
+        if job.error:
+            response.message = job.error
+        else:
+            response.success = True
+            response.segmentation = conversions.segmentation_to_message(job.result, request.image.header)
+            response.segmentation.instruction = request.instruction
+        return response
+
+    @survives
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        worker = self._worker()
+        if worker is None:
+            response.message = INACTIVE
+            return response
+        # The subscription goes as well: an image that nobody looks at is not even received.
+        if request.data and not worker.enabled:
+            self._images.open()
+        elif not request.data:
+            self._images.close()
+        worker.enable(request.data)
+        count = len(worker.targets)
+        response.success = True
+        response.message = (
+            f"camera images are looked at; {count} active instruction(s)"
+            if request.data
+            else f"camera images are ignored; {count} active instruction(s) wait for ~/enable"
+        )
+        self.node.get_logger().info(response.message)
+        return response
+
+    @survives
+    def _on_reset_tracking(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        worker = self._worker()
+        if worker is None:
+            response.message = INACTIVE
+            return response
+        self._answers.forget_objects()
+        response.success = True
+        response.message = f"{worker.ask_again()} active instruction(s) are answered anew"
+        self.node.get_logger().info(response.message)
+        return response
+
+
+def request_objection(request: Segment.Request) -> str:
+    """What is wrong with the instruction or the image of a request or goal, or the empty string."""
+    objection = instruction_objection(request.instruction)
+    if not objection:
+        try:
+            conversions.check_image(request.image)
+        except ConversionError as error:
+            return str(error)
+    return objection

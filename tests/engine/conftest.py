@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Sam2Config
+
+from lens_ros.engine.build import Built, build
+from lens_ros.engine.cache import EngineCache
+from lens_ros.engine.export import describe, export
+from lens_ros.engine.graphs import Precision
+from lens_ros.model.checkpoint import find_model, load_segmenter
+from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
+from lens_ros.model.sam import SamSegmenter, SamSizes
+from lens_ros.model.segmenters import Sam2Segmenter
+
+
+class Recorder:
+    """A build's progress, kept."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.steps: list[tuple[str, int, int]] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def step(self, phase: str, done: int, of: int) -> None:
+        self.steps.append((phase, done, of))
+
+
+def config_of(name: str) -> LensConfig:
+    """Of a segmenter that is exported on its own."""
+    return LensConfig(reasoner={}, segmenter={}, image=ImageConfig(), context=ContextConfig(), name=name)
+
+
+@pytest.fixture(scope="session")
+def nano() -> tuple[LensConfig, Sam2Segmenter | SamSegmenter, str]:
+    """lens-nano's configuration, segmenter and digest; tests must not change it."""
+    return load_segmenter(find_model("lens-nano"))
+
+
+@pytest.fixture(scope="session")
+def sam2_decoder() -> Sam2Segmenter:
+    """SAM 2 with the decoder's real width (256) and picture (1024), weights as at the start of training."""
+    torch.manual_seed(0)
+    segmenter = Sam2Segmenter(Sam2Config(), "hiera")
+    segmenter.initialize_from_scratch()
+    return segmenter.eval()
+
+
+@pytest.fixture(scope="session")
+def sam2_onnx(sam2_decoder: Sam2Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Its decoder as ONNX by precision, exported once; tests must not change it."""
+    folder = tmp_path_factory.mktemp("sam2")
+
+    def make(precision: Precision) -> Path:
+        path = folder / f"{precision}.onnx"
+        if not path.exists():
+            config = config_of("sam2")
+            export(sam2_decoder, describe(sam2_decoder, config, "decoder", precision, "0" * 64), path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sam() -> SamSegmenter:
+    """A small SAM of segment-anything."""
+    torch.manual_seed(0)
+    sizes = SamSizes(32, 2, 2, global_attention=(1,), image_size=256, window_size=7)
+    segmenter = SamSegmenter(sizes)
+    with torch.no_grad():
+        for parameter in segmenter.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return segmenter.eval()
+
+
+@pytest.fixture(scope="session")
+def rtx_engines(nano_cache: EngineCache) -> list[Built]:
+    """lens-nano's engines for RTX desktops, beside its ONNX files."""
+    return build(find_model("lens-nano"), "tensorrt_rtx", nano_cache, Recorder())
+
+
+@pytest.fixture
+def own_cache(nano_cache: EngineCache, tmp_path: Path) -> Iterator[EngineCache]:
+    """A copy to be damaged."""
+    shutil.copytree(nano_cache.root, tmp_path / "engines")
+    yield EngineCache(tmp_path / "engines")

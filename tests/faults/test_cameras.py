@@ -1,0 +1,147 @@
+"""Cameras that stop, hang, change or are not alone: camera processes, and images that this process sends."""
+
+from __future__ import annotations
+
+import signal
+
+import cv2
+import pytest
+from ros_graph import TIMEOUT
+from sensor_msgs.msg import Image
+
+from lens_ros.nodes import conversions
+from lens_ros.nodes.processes import NodeProcess
+
+from .report import Row
+from .robot import Robot, launch, nothing
+
+AREA = "Cameras"
+
+
+@pytest.fixture(scope="module")
+def start_camera(graph, demo_image, tmp_path_factory):
+    """Starts a camera process that shows the demo's first picture, ten times a second."""
+    folder = tmp_path_factory.mktemp("pictures")
+    cv2.imwrite(str(folder / "0.png"), cv2.cvtColor(demo_image, cv2.COLOR_RGB2BGR))
+    started = 0
+
+    def start(**options) -> NodeProcess:
+        nonlocal started
+        started += 1
+        return launch(graph, "lens_ros.nodes.camera", f"camera_{started}", {"source": str(folder)}, **options)
+
+    return start
+
+
+@pytest.fixture
+def silent(robot: Robot):
+    """The robot's own camera topic is closed meanwhile: only the camera's process publishes there."""
+    robot.graph.node.destroy_publisher(robot.images)
+    yield
+    robot.images = robot.graph.node.create_publisher(Image, "image", 5)
+    robot.wait_until_heard()
+
+
+@pytest.fixture(scope="module")
+def cameras() -> list[NodeProcess]:
+    """The camera process that runs, if one does."""
+    return []
+
+
+@pytest.mark.fault(AREA, "hangs, and goes on")
+def test_a_camera_that_hangs_is_missed_until_it_goes_on(
+    robot: Robot, row: Row, silent, start_camera, cameras
+):
+    cameras.append(start_camera())
+    robot.graph.wait_until(lambda: robot.counter("images", "rate in, Hz"), TIMEOUT, "images")
+    cameras[0].send(signal.SIGSTOP)
+    try:
+        row.said = robot.hears("[WARN]", "no image on /image for", "publisher(s) there")
+        row.diagnostics = robot.diagnosed("images", "WARN", "no image on /image for")
+        robot.say("a mug that nobody films")
+        robot.hears("'a mug that nobody films' waits for the first usable image")
+    finally:
+        cameras[0].send(signal.SIGCONT)
+    robot.hears("images arrive again on /image")
+    robot.wait_until(lambda: robot.of("a mug that nobody films"), "an answer")
+    robot.works(row, nothing)
+    row.held("images arrive again; the instruction that waited is answered")
+
+
+@pytest.mark.fault(AREA, "ends, and another one is started")
+def test_a_camera_that_ends_is_missed_until_another_one_comes(
+    robot: Robot, row: Row, silent, start_camera, cameras
+):
+    robot.graph.stop(cameras.pop())
+    robot.hears("[WARN]", "no image on /image for")
+    row.said = robot.hears("no image on /image for", "nobody publishes there")
+    row.diagnostics = robot.diagnosed("images", "WARN", "nobody publishes there")
+    cameras.append(start_camera())
+    robot.works(row, nothing)
+    row.held("the new camera is found by itself")
+
+
+@pytest.mark.fault(AREA, "is killed (SIGKILL)")
+def test_a_camera_that_is_killed_is_missed(robot: Robot, row: Row, start_camera, cameras):
+    if not cameras:
+        cameras.append(start_camera())
+        robot.works(make=nothing)
+    robot.graph.stop(cameras.pop(), signal.SIGKILL)
+    row.said = robot.hears("[WARN]", "no image on /image for")
+    row.diagnostics = robot.diagnosed("images", "WARN", "no image on /image for")
+    robot.works(row)
+    row.held("the next camera's images are used")
+
+
+def case(name: str, said: str, **changes):
+    return pytest.param(changes, said, marks=pytest.mark.fault(AREA, name), id=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        case("changes its size", "images are now 640 x 480 rgb8", size=(640, 480)),
+        case("changes its encoding", "images are now 320 x 240 bgr8", encoding="bgr8"),
+        case(
+            "changes its frame_id", "images are now 320 x 240 rgb8 in frame 'left_eye'", frame_id="left_eye"
+        ),
+    ],
+)
+def test_a_camera_that_changes_is_followed(changes, said, robot: Robot, row: Row):
+    robot.works()
+
+    def changed() -> Image:
+        image = robot.image(changes.get("size", (320, 240)))
+        image.header.frame_id = changes.get("frame_id", image.header.frame_id)
+        if "encoding" in changes:
+            rgb = conversions.image_to_rgb(image)
+            image = conversions.rgb_to_image(rgb, image.header, encoding=changes["encoding"])
+        return image
+
+    row.said = robot.hears("[WARN]", said, make=changed)
+    answer = robot.works(make=changed)
+    row.diagnostics = robot.diagnosed("images", "WARN", said, changed)
+    image = changed()
+    assert answer.header.frame_id == image.header.frame_id
+    assert all(
+        (each.mask.width, each.mask.height) == (image.width, image.height) for each in answer.instances
+    )
+    robot.works(row)
+    row.held("answered from the next image on, masks have its size and header")
+
+
+@pytest.mark.fault(AREA, "two cameras on one topic")
+def test_two_cameras_on_one_topic_are_noticed(robot: Robot, row: Row):
+    other = robot.graph.node.create_publisher(Image, "image", 5)
+
+    def both() -> Image:
+        late = robot.image((640, 480))
+        late.header.stamp.sec -= 30
+        other.publish(late)
+        return robot.image()
+
+    row.said = robot.hears("[WARN]", "stamps jumped", "two cameras on one topic", make=both)
+    row.diagnostics = robot.diagnosed("images", "WARN", "two cameras on one topic", both)
+    robot.graph.node.destroy_publisher(other)
+    robot.works(row)
+    row.held("every answer carries the header of its own image")

@@ -1,0 +1,128 @@
+"""Allocators that fail are recognised, what their failure left behind is freed, and the message helps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lens_ros.engine.errors import EngineError
+from lens_ros.memory import OutOfMemory, enough_memory, is_out_of_memory, native_bytes
+
+
+def wrapped() -> None:
+    try:
+        np.empty(1 << 60, np.uint8)
+    except MemoryError as error:
+        raise EngineError("the engine does not run") from error
+
+
+def says(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.empty(1 << 60, np.uint8),
+        lambda: bytearray(1 << 60),
+        wrapped,
+        lambda: says("CUDA error: out of memory"),
+        lambda: says("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        lambda: says("Failed to allocate memory for requested buffer of size 2147483648"),
+    ],
+)
+def test_allocators_that_fail_are_recognised(fails) -> None:
+    with pytest.raises(
+        OutOfMemory, match=r"^not enough memory for the work \(.*\); .* free now\. Do less\.$"
+    ):
+        with enough_memory("the work", "Do less."):
+            fails()
+
+
+def test_torchs_own_kind_is_recognised() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no mug"), RuntimeError("a kernel failed"), OSError(28, "full")]
+)
+def test_anything_else_passes_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        with enough_memory("the work", ""):
+            raise error
+    assert caught.value is error
+
+
+def test_what_the_failure_holds_is_freed_before_anyone_tries_again() -> None:
+    held: list[weakref.ref] = []
+
+    def work() -> None:
+        intermediate = np.zeros(10)
+        held.append(weakref.ref(intermediate))
+        wrapped()
+
+    with pytest.raises(OutOfMemory) as caught:
+        with enough_memory("the work", ""):
+            work()
+    assert caught.value.__cause__ is None and held[0]() is None
+
+
+def test_native_memory_is_what_is_allocated_and_not_freed() -> None:
+    for size in (1 << 20, 40 << 20):  # a block of a heap, and one with memory of its own
+        before = native_bytes()
+        block = np.empty(size, np.uint8)
+        assert size <= native_bytes() - before < size + (1 << 18)
+        del block
+        assert abs(native_bytes() - before) < 1 << 18
+
+
+LIMITED = """
+import resource
+import numpy as np
+from lens_ros.lens import Lens
+from lens_ros.memory import OutOfMemory, enough_memory
+
+def limit(extra):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    size = pages * resource.getpagesize() + extra if extra else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+def attempt(what, work):
+    limit(1 << 20)
+    try:
+        with enough_memory(what, "Do less."):
+            work()
+    except OutOfMemory as error:
+        print(error)
+    limit(0)
+
+image = np.zeros((480, 640, 3), np.uint8)
+attempt("the model", lambda: Lens.from_pretrained("lens-nano", backend="torch"))
+lens = Lens.from_pretrained("lens-nano", backend="torch")
+before = lens.segment(image, "the mug").answer
+attempt("sixteen answers", lambda: lens.segment_all(image, ["the mug"] * 16))
+print(lens.segment(image, "the mug").answer == before)
+"""
+
+
+def test_a_model_that_meets_the_limit_goes_on_afterwards() -> None:
+    """With the real allocators, and a limit of the operating system."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",  # gomp ends the process where it cannot start a thread
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    ran = subprocess.run([sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True)
+    loading, asking, same = ran.stdout.splitlines()
+    assert loading.startswith("not enough memory for the model (") and "can't allocate memory" in loading
+    assert asking.startswith("not enough memory for sixteen answers (") and asking.endswith("Do less.")
+    assert same == "True"

@@ -1,0 +1,89 @@
+"""What the soak calls steady: samples made up for each thing that may go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from benchmarks.steadiness import LATENCIES, NATIVE, OBJECTS, REFERENCE, Sample, Verdict, judged
+
+ROUNDS = 120
+
+
+def samples(change: Callable[[Sample, float], Sample] = lambda sample, progress: sample) -> list[Sample]:
+    """A steady process with noise; `change(sample, progress)`, progress 0..1, is what happens to it."""
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(ROUNDS):
+        noise = random.lognormal(0, 0.1, len(LATENCIES))
+        sample = Sample(
+            minutes=float(number),
+            pss_mb=500.0,
+            anonymous_mb=440.0 + 20 * random.random(),
+            shared_mb=64.0,
+            native_mb=235.0 + 5 * random.random(),
+            objects=1_600_000 + int(random.integers(2000)),
+            handles=23,
+            threads=24,
+            p50=dict(zip(LATENCIES, 50 * noise, strict=True)),
+        )
+        made.append(change(sample, number / ROUNDS))
+    return made
+
+
+def slower(names: tuple[str, ...]) -> Callable[[Sample, float], Sample]:
+    return lambda sample, progress: dataclasses.replace(
+        sample,
+        p50={name: value * (1 + progress * (name in names)) for name, value in sample.p50.items()},
+    )
+
+
+def growing(name: str, share: float) -> Callable[[Sample, float], Sample]:
+    return lambda sample, progress: dataclasses.replace(
+        sample, **{name: type(getattr(sample, name))(getattr(sample, name) * (1 + share * progress))}
+    )
+
+
+def broken(verdicts: list[Verdict]) -> list[str]:
+    return [each.name for each in verdicts if not each.holds]
+
+
+def test_noise_is_steady() -> None:
+    verdicts = judged(samples(), growth=0.01, latency=True)
+    assert broken(verdicts) == []
+    assert len(verdicts) == 6 + len(LATENCIES)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (growing("anonymous_mb", 0.1), "memory of its own, MB"),
+        (growing("native_mb", 0.04), NATIVE),
+        (growing("objects", 0.03), OBJECTS),
+        (growing("shared_mb", 2.0), "shared memory, MB"),
+        (growing("handles", 0.2), "handles"),
+        (growing("threads", 0.2), "threads"),
+        (slower(("cancel",)), "cancel p50, ms"),
+    ],
+)
+def test_what_grows_does_not_hold(change: Callable[[Sample, float], Sample], what: str) -> None:
+    assert broken(judged(samples(change), growth=0.01, latency=True)) == [what]
+
+
+def test_a_machine_that_gets_slower_is_not_the_nodes_drift() -> None:
+    assert broken(judged(samples(slower(LATENCIES)), growth=0.01, latency=True)) == []
+    assert REFERENCE in LATENCIES
+
+
+def test_latencies_do_not_count_where_they_are_not_to() -> None:
+    assert broken(judged(samples(slower(("cancel",))), growth=0.01, latency=False)) == []
+
+
+def test_what_happens_while_it_warms_up_does_not_count() -> None:
+    def warming(sample: Sample, progress: float) -> Sample:
+        return sample if progress >= 0.25 else dataclasses.replace(sample, native_mb=150.0, handles=20)
+
+    assert broken(judged(samples(warming), growth=0.01, latency=True)) == []
