@@ -25,6 +25,7 @@ from benchmarks.steadiness import NATIVE, OBJECTS, REFERENCE
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.client import BlockingLensClient, LensError
+from lens_ros.nodes.endpoints import goal_requests, requests
 from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE, Driver
 from lens_ros.srv import Segment, SetInstruction
 
@@ -100,12 +101,14 @@ class Day:
         self._images: list[Image] = []
         self._node.create_subscription(Image, "image", self._keep, 1)
         self._instruction = self._node.create_publisher(String, "instruction", 10)
-        self._set: Any = self._node.create_client(SetInstruction, "perception/set_instruction")
-        self._segment: Any = self._node.create_client(Segment, "perception/segment")
-        self._enable: Any = self._node.create_client(SetBool, "perception/enable")
-        self._reset: Any = self._node.create_client(Trigger, "perception/reset_tracking")
-        self._parameters: Any = self._node.create_client(GetParameters, "camera/get_parameters")
-        self._action: Any = ActionClient(self._node, SegmentInstruction, "perception/segment_instruction")
+        self._set: Any = self._client(SetInstruction, "perception/set_instruction")
+        self._segment: Any = self._client(Segment, "perception/segment")
+        self._enable: Any = self._client(SetBool, "perception/enable")
+        self._reset: Any = self._client(Trigger, "perception/reset_tracking")
+        self._parameters: Any = self._client(GetParameters, "camera/get_parameters")
+        self._action: Any = ActionClient(
+            self._node, SegmentInstruction, "perception/segment_instruction", **goal_requests()
+        )
         self._visitor: subprocess.Popen[bytes] | None = None
         driver.wait_until(lambda: self._images, TIMEOUT, "an image")
         driver.wait_until(self._action.server_is_ready, TIMEOUT, "the action")
@@ -241,6 +244,9 @@ class Day:
         assert self._driver.change_state("perception", ACTIVATE)
 
     # Calls --------------------------------------------------------------------------------------------------
+
+    def _client(self, service_type: type, name: str) -> Any:
+        return self._node.create_client(service_type, name, qos_profile=requests())
 
     def _keep(self, message: Image) -> None:
         self._images[:] = [message]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lens_ros.engine.cache import EngineCache
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,9 +61,10 @@ def test_decode_compares_like_with_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_backends_give_the_same_masks_or_say_why_not(tmp_path: Path) -> None:
+def test_backends_give_the_same_masks_or_say_why_not(nano_cache: EngineCache, tmp_path: Path) -> None:
+    engines = shutil.copytree(nano_cache.root, tmp_path / "engines")
     command = [sys.executable, ROOT / "benchmarks" / "backends.py", "--repeats", "1"]
-    options = ["--engines", tmp_path / "engines", "--json", tmp_path / "numbers.json"]
+    options = ["--engines", engines, "--json", tmp_path / "numbers.json"]
     run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stdout + run.stderr
     rows = {row["backend"]: row for row in json.loads((tmp_path / "numbers.json").read_text())}

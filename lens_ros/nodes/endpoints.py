@@ -39,8 +39,17 @@ def reliable(depth: int) -> QoSProfile:
 
 
 def requests() -> QoSProfile:
-    """RELIABLE, VOLATILE, the last 100: of ROS's ten, a burst of requests would lose some without a word."""
+    """RELIABLE, VOLATILE, the last 100: for services and for their clients.
+
+    Of ROS's ten, a burst of requests would lose some without a word; and a client receives the responses to
+    all other clients too, which push its own out while its process does not get to reading.
+    """
     return reliable(100)
+
+
+def goal_requests() -> dict[str, Any]:
+    """The same as arguments of an action's server or client."""
+    return {f"{service}_service_qos_profile": requests() for service in ("goal", "result", "cancel")}
 
 
 def newest_only() -> QoSProfile:

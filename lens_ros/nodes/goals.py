@@ -19,7 +19,7 @@ from rclpy.lifecycle import LifecycleNode
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes import conversions
 from lens_ros.nodes.answers import ReasoningStream
-from lens_ros.nodes.endpoints import requests
+from lens_ros.nodes.endpoints import goal_requests
 from lens_ros.nodes.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
@@ -68,10 +68,8 @@ class Goals:
             goal_callback=lambda request: GoalResponse.ACCEPT,  # a rejection could not say why
             handle_accepted_callback=self._accepted,
             cancel_callback=self._cancel,
-            goal_service_qos_profile=requests(),
-            result_service_qos_profile=requests(),
-            cancel_service_qos_profile=requests(),
             result_timeout=RESULTS_KEPT_S,
+            **goal_requests(),
         )
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import Executor
 from rclpy.node import Node
 
+from lens_ros.nodes.endpoints import requests
 from lens_ros.nodes.handshake import Handshake
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
@@ -170,7 +171,7 @@ class Driver:
 
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
         """The response of a service, for which it waits as well."""
-        client: Any = self.node.create_client(service_type, name)
+        client: Any = self.node.create_client(service_type, name, qos_profile=requests())
         try:
             self.wait_until(client.service_is_ready, timeout, f"service {name}")
             future = client.call_async(request)
@@ -181,7 +182,9 @@ class Driver:
 
     def change_state(self, node_name: str, transition: int, timeout: float = 120.0) -> bool:
         """Asks a lifecycle node for a transition; whether it succeeded."""
-        client: Any = self.node.create_client(ChangeState, f"{node_name}/change_state")
+        client: Any = self.node.create_client(
+            ChangeState, f"{node_name}/change_state", qos_profile=requests()
+        )
         try:
             self.state(node_name, timeout)  # whoever answers this knows the client made before
             self.wait_until(client.service_is_ready, timeout, f"service {client.srv_name}")
@@ -193,7 +196,7 @@ class Driver:
 
     def state(self, node_name: str, timeout: float = 30.0) -> int:
         """The state of a lifecycle node, such as `ACTIVE`."""
-        client: Any = self.node.create_client(GetState, f"{node_name}/get_state")
+        client: Any = self.node.create_client(GetState, f"{node_name}/get_state", qos_profile=requests())
         answered = Handshake(client, GetState.Request())
         try:
             self.wait_until(answered, timeout, f"an answer of {client.srv_name}")

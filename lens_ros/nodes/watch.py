@@ -29,7 +29,7 @@ from rclpy.node import Node
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.client.errors import LensError, missing
 from lens_ros.nodes.client.lens_client import LensClient, beside
-from lens_ros.nodes.endpoints import reliable
+from lens_ros.nodes.endpoints import reliable, requests
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.watched import Watched, rendered
 
@@ -47,7 +47,7 @@ class Watcher:
         self.watched = Watched(node.resolve_service_name(perception), Measurements())
         self._node = node
         self._client = LensClient(node, perception, server_timeout_s=ASK_PERIOD_S)
-        self._state: Any = node.create_client(GetState, f"{perception}/get_state")
+        self._state: Any = node.create_client(GetState, f"{perception}/get_state", qos_profile=requests())
         self._prefix = self.watched.node.lstrip("/") + ": "
         self._asked: tuple[float, Any] | None = None  # when the state was asked for, and the future
         node.create_subscription(

@@ -6,7 +6,7 @@ import pytest
 from action_client import Client
 from ros_graph import TIMEOUT
 
-from lens_ros.nodes.endpoints import requests
+from lens_ros.nodes.endpoints import goal_requests, requests
 from lens_ros.srv import Segment, SetInstruction
 
 from .report import Row
@@ -92,7 +92,7 @@ def test_a_flood_of_instructions_is_answered_one_by_one(robot: Robot, row: Row):
 
 @pytest.mark.fault(AREA, "flood of 90 goals")
 def test_a_flood_of_goals_is_answered_one_by_one(robot: Robot, row: Row):
-    client = Client(robot.graph, **{f"{each}_service_qos_profile": requests() for each in ("goal", "result")})
+    client = Client(robot.graph, **goal_requests())
     goals = [client.ask(QUESTION) for _ in range(90)]
     robot.wait_until(lambda: all(goal.result for goal in goals), "90 results", robot.image)
     results = [goal.wait() for goal in goals]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rclpy
 from action_msgs.msg import GoalInfo
+from rclpy.executors import SingleThreadedExecutor
 from ros_graph import TIMEOUT
 from std_srvs.srv import Trigger
 
@@ -68,6 +69,36 @@ def test_asking_about_the_next_camera_image_tells_the_progress(
     answer = wait(question.future)
     assert answer.message.header == image.header and answer.mask.sum() == 200
     assert heard[0].stage == "waiting" and heard[-1].partial_reasoning
+
+
+def test_an_answer_waits_while_the_node_answers_others(graph, make_node, wait, conversation):
+    """Each client receives the responses to all clients; those to others must not push its own out."""
+    make_node()
+    own = rclpy.create_node("busy", context=graph.node.context)
+    executor = SingleThreadedExecutor(context=graph.node.context)
+    executor.add_node(own)
+    client, others = (LensClient(node, server_timeout_s=TIMEOUT) for node in (own, graph.node))
+
+    def read(future):
+        graph.wait_until(
+            lambda: executor.spin_once(timeout_sec=0) or future.done(), TIMEOUT, "an answer to the busy one"
+        )
+        return future.result()
+
+    try:
+        read(client.wait_for_server())
+        listed = client.list()
+        question = client.ask("the red mug", image=RGB)
+        for _ in range(20):  # during which this client's process does not get to reading
+            wait(others.list())
+            wait(others.ask("the red mug", image=RGB).future)
+        assert read(listed) == {}
+        assert read(question.future).mask.any()
+    finally:
+        client.close()
+        others.close()
+        executor.shutdown()
+        own.destroy_node()
 
 
 @pytest.mark.parametrize("lost", [1, 3])

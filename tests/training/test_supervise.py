@@ -26,10 +26,10 @@ from training.nano import nano_config
 from training.supervise import part_of
 
 SMALL = {
-    "data_seed": 5, "scenes": 16, "steps": 12, "warmup": 2, "language_from": 2, "full_from": 5,
-    "images": 4, "expressions": 2, "segmenter_images": 2, "box_prompts": 2, "processes": 2,
+    "data_seed": 5, "scenes": 16, "steps": 6, "warmup": 1, "language_from": 2, "full_from": 3,
+    "images": 2, "expressions": 2, "segmenter_images": 2, "box_prompts": 2, "processes": 2,
     "all_share": 0.2, "none_share": 0.2, "fast_share": 0.2,
-    "checkpoint_every": 3, "validation_expressions": 0,
+    "checkpoint_every": 2, "validation_expressions": 0,
 }  # fmt: skip
 
 

@@ -21,14 +21,14 @@ from lens_ros.nodes import conversions
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensCancelledError, LensError, LensRefusedError
 from lens_ros.nodes.client.operation import Operation
-from lens_ros.nodes.endpoints import reliable
+from lens_ros.nodes.endpoints import goal_requests, reliable, requests
 from lens_ros.nodes.handshake import Handshake
 from lens_ros.srv import Segment, SetInstruction
 
 SERVER_TIMEOUT_S = 10.0  # for a node to be found
 ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
-# After which a result is asked for once more: on loaded machines one has been lost on its way. The node keeps
-# it for twice as long (goals.RESULTS_KEPT_S).
+# After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
+# keeps it for twice as long (goals.RESULTS_KEPT_S).
 RESULT_AGAIN_S = 7.0
 
 
@@ -95,7 +95,11 @@ class LensClient:
         self._segment: Any = self._service(Segment, "segment")
         self._set: Any = self._service(SetInstruction, "set_instruction")
         self._goals: Any = ActionClient(
-            node, SegmentInstruction, f"{perception}/segment_instruction", callback_group=self._group
+            node,
+            SegmentInstruction,
+            f"{perception}/segment_instruction",
+            callback_group=self._group,
+            **goal_requests(),
         )
         # Made after the others: whoever answers it knows them all.
         self._last: Any = self._service(SetInstruction, "set_instruction")
@@ -256,7 +260,9 @@ class LensClient:
             self.node.destroy_subscription(subscription)
 
     def _service(self, service_type: type, name: str) -> Any:
-        return self.node.create_client(service_type, f"{self.perception}/{name}", callback_group=self._group)
+        return self.node.create_client(
+            service_type, f"{self.perception}/{name}", qos_profile=requests(), callback_group=self._group
+        )
 
     def _instruct(self, operation: int, **fields: Any) -> Future:
         request = SetInstruction.Request(operation=operation, **fields)
