@@ -31,8 +31,8 @@ def commands(out: Path) -> list[str]:
 
     return [
         f"training.data.tabletop --seed 11 --scenes 32 --workers 2 --out {at('tabletop')}",
-        run("supervise", "nano_continue.yaml", "lens-nano", "images=4 segmenter_images=2 expressions=2"),
-        run("align", "nano_align.yaml", at("supervise", "model"), "images=4 fresh_context=false processes=1"),
+        run("supervise", "nano_continue.yaml", "lens-nano", "images=2 segmenter_images=2 expressions=2"),
+        run("align", "nano_align.yaml", at("supervise", "model"), "images=2 fresh_context=false processes=1"),
         run(
             "reinforce", "nano_reinforce.yaml", at("align", "model"),
             "prompts=2 group=4 oversample=1 processes=1 max_new_tokens=80 beta=0.04 lora.rank=4",

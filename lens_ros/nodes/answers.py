@@ -62,7 +62,8 @@ class AnswerPublisher:
 
     def open(self) -> None:
         """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""
-        self._segmentations = self._endpoints.publisher(SegmentationMessage, "segmentation", 5)
+        # Many instructions may be answered at once, say when the node is deactivated.
+        self._segmentations = self._endpoints.publisher(SegmentationMessage, "segmentation", 100)
         self._reasonings = self._endpoints.publisher(ReasoningMessage, "reasoning", 50)
         self._pictures.open()
 

@@ -71,34 +71,52 @@ def test_asking_about_the_next_camera_image_tells_the_progress(
     assert heard[0].stage == "waiting" and heard[-1].partial_reasoning
 
 
-def test_an_answer_waits_while_the_node_answers_others(graph, make_node, wait, conversation):
+@pytest.fixture
+def busy(graph):
+    """A client in a process that gets to reading only now and then: the client, and how it reads."""
+    node = rclpy.create_node("busy", context=graph.node.context)
+    executor = SingleThreadedExecutor(context=graph.node.context)
+    executor.add_node(node)
+    client = LensClient(node, server_timeout_s=TIMEOUT)
+
+    def read(condition):
+        graph.wait_until(
+            lambda: executor.spin_once(timeout_sec=0) or condition(), TIMEOUT, "an answer to the busy one"
+        )
+
+    yield client, read
+    client.close()
+    executor.shutdown()
+    node.destroy_node()
+
+
+def test_an_answer_waits_while_the_node_answers_others(make_node, client, busy, wait, conversation):
     """Each client receives the responses to all clients; those to others must not push its own out."""
     make_node()
-    own = rclpy.create_node("busy", context=graph.node.context)
-    executor = SingleThreadedExecutor(context=graph.node.context)
-    executor.add_node(own)
-    client, others = (LensClient(node, server_timeout_s=TIMEOUT) for node in (own, graph.node))
+    own, read = busy
+    ready = own.wait_for_server()
+    read(ready.done)
+    listed = own.list()
+    question = own.ask("the red mug", image=RGB)
+    for _ in range(20):
+        wait(client.list())
+        wait(client.ask("the red mug", image=RGB).future)
+    read(lambda: listed.done() and question.done())
+    assert listed.result() == {} and question.future.result().mask.any()
 
-    def read(future):
-        graph.wait_until(
-            lambda: executor.spin_once(timeout_sec=0) or future.done(), TIMEOUT, "an answer to the busy one"
-        )
-        return future.result()
 
-    try:
-        read(client.wait_for_server())
-        listed = client.list()
-        question = client.ask("the red mug", image=RGB)
-        for _ in range(20):  # during which this client's process does not get to reading
-            wait(others.list())
-            wait(others.ask("the red mug", image=RGB).future)
-        assert read(listed) == {}
-        assert read(question.future).mask.any()
-    finally:
-        client.close()
-        others.close()
-        executor.shutdown()
-        own.destroy_node()
+def test_a_busy_subscriber_hears_of_all_targets(graph, make_node, client, busy, wait, conversation):
+    make_node()
+    conversation.wait_until_heard()
+    own, read = busy
+    ready, heard = own.wait_for_server(), []
+    read(ready.done)
+    own.subscribe(heard.append)
+    ids = [wait(client.add(f"the red mug, {number}")) for number in range(8)]
+    conversation.send_image()
+    graph.wait_until(lambda: len(conversation.of("segmentation")) == 8, TIMEOUT, "eight answers")
+    read(lambda: len(heard) >= 8)
+    assert [answer.message.target_id for answer in heard] == ids
 
 
 @pytest.mark.parametrize("lost", [1, 3])

@@ -18,9 +18,8 @@ from sensor_msgs.msg import Image
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensError, LensTimeoutError, LensUnavailableError, missing
-from lens_ros.nodes.client.lens_client import ANSWER_TIMEOUT_S, SERVER_TIMEOUT_S, LensClient
+from lens_ros.nodes.client.lens_client import ANSWER_TIMEOUT_S, KEPT_ANSWERS, SERVER_TIMEOUT_S, LensClient
 
-KEPT_ANSWERS = 5  # of a slow reader; the oldest go first
 POLL_S = 0.02
 
 

@@ -30,6 +30,7 @@ ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
 # After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
 # keeps it for twice as long (goals.RESULTS_KEPT_S).
 RESULT_AGAIN_S = 7.0
+KEPT_ANSWERS = 16  # for a slow reader of the topic; the oldest go first. All targets are answered at once
 
 
 class Subscription:
@@ -245,7 +246,11 @@ class LensClient:
             callback(answer)
 
         subscription = self.node.create_subscription(
-            Segmentation, self.topic("segmentation"), received, reliable(5), callback_group=self._group
+            Segmentation,
+            self.topic("segmentation"),
+            received,
+            reliable(KEPT_ANSWERS),
+            callback_group=self._group,
         )
         self._subscriptions.append(subscription)
         return Subscription(lambda: self._forget(subscription))
