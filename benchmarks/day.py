@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Observer:
         self._node.create_subscription(Reasoning, "reasoning", lambda message: None, 50)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.in_use: dict[str, float] = {}
+        self.reports = 0  # how many came
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -80,6 +82,7 @@ class Observer:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             if NATIVE in values:
+                self.reports += 1
                 self.in_use = {name: float(values[name]) for name in (NATIVE, OBJECTS)}
 
     def _spin(self) -> None:
@@ -152,6 +155,16 @@ class Day:
             self._call(self._parameters, GetParameters.Request(), REFERENCE)
             self._driver.spin(self._random.uniform(0.0, 0.2))
         self.begin()
+
+    @contextmanager
+    def rest(self, seconds: float) -> Iterator[None]:
+        """The node active, its instructions there, and nothing at work: no camera images for a while."""
+        self._call(self._enable, SetBool.Request(data=False), None)
+        self._driver.spin(seconds)
+        seen = self._observer.reports
+        self._driver.wait_until(lambda: self._observer.reports > seen, TIMEOUT, "a report in /diagnostics")
+        yield
+        self._call(self._enable, SetBool.Request(data=True), None)
 
     # Events -------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ Real processes over DDS: a camera (the recording, eight times as fast), the node
 and this program, which does in rounds of a few seconds, in random order, what clients do: instructions set,
 added, removed and cleared by service and by topic; goals sent and cancelled at any stage; requests; clients
 that come and go, some of them killed; pictures subscribed to and left; the stream disabled and enabled; the
-node deactivated and activated. After each round everything is as it was at the beginning, and a sample is
-taken: memory, open handles, threads, latencies of the round.
+node deactivated and activated. After each round everything is as it was at the beginning, camera images
+are ignored for a moment, and a sample is taken: memory, open handles, threads, latencies of the round.
 
 It holds when, from the first third after warming up to the last third,
-- memory of its own (anonymous; the least of each third: what comes and goes is no leak), what of it is native
-  memory in use, and the number of Python's objects grow by less than 1 %; shared memory, which Fast DDS fills
-  up to the size in config/fastdds.xml, is bounded,
+- memory of its own (anonymous), what of it is native memory in use, and the number of Python's objects grow
+  by less than 1 %, each the median of its third; shared memory, which Fast DDS fills up to the size in
+  config/fastdds.xml, is bounded,
 - the number of open handles and of threads stays the same,
 - latencies do not drift: the lower bound of a 95 % interval (bootstrap over rounds) of the ratio of medians,
   divided by that of a reference beside the node (a camera's parameters), is at most 1.15.
@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = {"tracking": True, "reasoner_interval_s": 0.5, "log_interval_s": 60.0, "build_engines": False}
 CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
 ROUND_S = 8.0  # of activity
-REST_S = 2.0  # until a sample is taken: what has ended is gone by then
+REST_S = 2.0  # until a sample is taken: what was at work has ended by then
 
 
 def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, int], str]:
@@ -79,8 +79,8 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
         try:
             while (now := (time.monotonic() - started) / 60) < minutes:
                 day.round(ROUND_S)
-                driver.spin(REST_S)
-                last = sample(perception.pid, now, observer.in_use, observer.take())
+                with day.rest(REST_S):
+                    last = sample(perception.pid, now, observer.in_use, observer.take())
                 samples.append(last)
                 bar.n = round(now, 1)
                 bar.set_postfix_str(

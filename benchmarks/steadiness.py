@@ -77,9 +77,11 @@ def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[V
     third = max(1, len(settled) // 3)
     first, last = settled[:third], settled[-third:]
     verdicts = []
-    least = {"memory of its own, MB": "anonymous_mb", NATIVE: "native_mb", OBJECTS: "objects"}
-    for name, attribute in least.items():
-        before, after = (min(getattr(each, attribute) for each in part) for part in (first, last))
+    memory = {"memory of its own, MB": "anonymous_mb", NATIVE: "native_mb", OBJECTS: "objects"}
+    for name, attribute in memory.items():
+        before, after = (
+            statistics.median([getattr(each, attribute) for each in part]) for part in (first, last)
+        )
         change = after / before - 1
         verdicts.append(Verdict(name, before, after, f"{change:+.2%}", change < growth))
     before, after = (statistics.median([each.shared_mb for each in part]) for part in (first, last))

@@ -43,9 +43,12 @@ class Measurements:
 
     def add(self, series: str, value: float) -> None:
         """One value of a series."""
+        now = self._clock()
         with self._lock:
             kept = self._series.setdefault(series, deque(maxlen=MOST_SAMPLES))
-            kept.append((self._clock(), value))
+            while kept and kept[0][0] < now - WINDOW_S:  # a seldom one would fill up over hours
+                kept.popleft()
+            kept.append((now, value))
 
     def rate(self, series: str) -> float:
         """Values per second in the window."""

@@ -80,9 +80,11 @@ def sam() -> SamSegmenter:
 
 
 @pytest.fixture(scope="session")
-def rtx_engines(nano_cache: EngineCache) -> list[Built]:
+def rtx_engines(nano_cache: EngineCache, tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
     """lens-nano's engines for RTX desktops, beside its ONNX files."""
-    return build(find_model("lens-nano"), "tensorrt_rtx", nano_cache, Recorder())
+    root = tmp_path_factory.mktemp("rtx") / "engines"
+    shutil.copytree(nano_cache.root, root)
+    return build(find_model("lens-nano"), "tensorrt_rtx", EngineCache(root), Recorder())
 
 
 @pytest.fixture
