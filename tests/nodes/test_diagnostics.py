@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 from action_client import Client
@@ -189,6 +190,24 @@ def test_series_forget_what_is_long_ago():
     assert measured.rate("reason") == 100 / WINDOW_S
     now[0] = WINDOW_S + 0.1
     assert measured.quantiles("reason") is None and measured.rate("reason") == 0.0
+
+
+def test_what_happens_seldom_does_not_pile_up():
+    class Value(float):
+        """One that can be watched."""
+
+    now = [0.0]
+    measured = Measurements(clock=lambda: now[0])
+    value = Value(1.0)
+    watched = weakref.ref(value)
+    measured.add("goal", value)
+    del value
+    now[0] = WINDOW_S
+    measured.add("goal", 2.0)
+    assert watched() is not None and measured.quantiles("goal").count == 2
+    now[0] += 0.1
+    measured.add("goal", 3.0)
+    assert watched() is None and measured.quantiles("goal").count == 2
 
 
 def test_notes_are_replaced_and_forgotten():
