@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import gc
 import sys
 import traceback
@@ -114,7 +115,7 @@ def limit_heaps() -> None:
     By default glibc has eight heaps for each core, and moves the size from which on blocks get memory of
     their own according to what was freed last, which with images and tensors is all the time.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is not None:
         for option, value in _HEAP_LIMITS.items():
             mallopt(option, value)
@@ -126,7 +127,7 @@ def trim_heap() -> None:
     Its heaps, one for several threads each, otherwise keep what lies between blocks in use. Of buffers that
     come and go in many sizes (images, masks, tensors) that is a hundred megabytes within minutes.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_c_library(), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
@@ -138,12 +139,17 @@ def native_bytes() -> int:
     Python's small objects are not among it (`sys.getallocatedblocks`). 0 where the C library is no glibc from
     2.33 on.
     """
-    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    mallinfo2 = getattr(_c_library(), "mallinfo2", None)
     if mallinfo2 is None:
         return 0
     mallinfo2.restype = _Mallinfo2
     counted = mallinfo2()
     return int(counted.uordblks + counted.hblkhd)
+
+
+@functools.cache  # each new one would leave a class of its own for the garbage collector
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _free() -> str:

@@ -87,8 +87,8 @@ def run(
     while not ended.wait(SIGNAL_POLL_S):
         # A signal that the system gives to another thread is handled when this one wakes up.
         if time.monotonic() > trim_at:
-            # Cancelled answers leave cycles that hold images and tensors; Python counts objects, not their
-            # size, and would look for them every few minutes. What the model consists of is exempt.
+            # A cycle may hold images and tensors; Python counts objects, not their size, and would look for
+            # it after minutes. What the model consists of is exempt.
             gc.collect()
             trim_heap()
             trim_at = time.monotonic() + TRIM_PERIOD_S

@@ -174,9 +174,17 @@ class InferenceWorker(Agenda):
             self._follow(self._follower, frame, rgb, others_than=targets)
             self._follower.asked(targets)
         self._listener.started(targets, frame)
-        results = self._ask(
-            rgb, targets, on_text=lambda target, text: self._listener.text(target, frame, text)
+        self._answer(
+            targets,
+            frame,
+            rgb,
+            self._ask(rgb, targets, on_text=lambda target, text: self._listener.text(target, frame, text)),
         )
+
+    # What follows has methods of its own. An exception among the results knows the frames that asked; if one
+    # of these knew the results, the images and tensors in them would stay until Python looks for cycles.
+
+    def _answer(self, targets: list[Target], frame: Frame, rgb: np.ndarray, results: list[Any]) -> None:
         with self._changed:
             reasons = [target.ended or self._stop_reason for target in targets]
             for target in targets:
@@ -192,6 +200,13 @@ class InferenceWorker(Agenda):
             for answer in answers:
                 if answer.result is not None:
                     self._follower.start(answer.target, rgb, answer.result)
+
+    def _finish(self, jobs: list[Job], results: list[Any]) -> None:
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Exception):
+                job.finish(error=job.ended or self._listener.failed(job.instruction, result))
+            else:
+                job.finish(result)
 
     def _carry_on(self, frame: Frame) -> None:
         """Follows all targets to a newer image."""
@@ -278,17 +293,15 @@ class InferenceWorker(Agenda):
                 if job.on_decode is not None and not job.ended:
                     job.on_decode()
 
-        results = self._ask(
-            rgb,
+        self._finish(
             jobs,
-            on_text=lambda job, text: job.on_text(text) if job.on_text is not None else None,
-            on_decode=decoding,
+            self._ask(
+                rgb,
+                jobs,
+                on_text=lambda job, text: job.on_text(text) if job.on_text is not None else None,
+                on_decode=decoding,
+            ),
         )
-        for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, Exception):
-                job.finish(error=job.ended or self._listener.failed(job.instruction, result))
-            else:
-                job.finish(result)
 
     def _decoded(self, frame: Frame) -> np.ndarray | None:
         try:
