@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,8 +27,10 @@ class Model:
         self.release = threading.Event()
         self.started: list[str] = []
         self.babbles = False  # goes on to speak while it is held
+        self.saw: list[weakref.ref] = []
 
     def __call__(self, rgb, instructions, *, on_text, on_decode, cancelled):
+        self.saw.append(weakref.ref(rgb))
         self.started.append(" + ".join(instructions))
         if "broken" in instructions:
             raise RuntimeError("out of memory")
@@ -132,6 +136,33 @@ def test_an_instruction_waits_for_the_first_image(setting):
         ("text", "red mug", "i look"),
         ("answered", "red mug", "image 1"),
     ]
+
+
+def test_what_failed_or_was_cancelled_lets_its_image_go_at_once(setting):
+    worker, model, listener, _ = setting
+    gc.collect()
+    gc.disable()
+    try:
+        worker.set_frame("image 1")
+        worker.set_instruction("broken")
+        listener.wait_for("unanswered", "broken")
+        assert submit(worker, "broken", "image 2").done.wait(TIMEOUT)
+        job = submit(worker, "slow", "image 3")
+        while model.started[-1] != "slow":
+            time.sleep(0.01)
+        worker.cancel(job, "changed my mind")
+        assert job.done.wait(TIMEOUT) and job.error == "changed my mind"
+        worker.set_instruction("slow mug")
+        listener.wait_for("started", "slow mug")
+        worker.set_instruction("mug")
+        listener.wait_for("answered", "mug")
+        deadline = time.monotonic() + TIMEOUT
+        while any(image() is not None for image in model.saw):
+            assert time.monotonic() < deadline, [image() is not None for image in model.saw]
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+    assert len(model.saw) == 5
 
 
 def test_an_instruction_is_answered_once_on_the_newest_image(setting):
