@@ -95,7 +95,11 @@ def export(
     module = graphs.graph(segmenter, info.part, info.precision)
     names = graphs.input_names(segmenter, info.part)
     progress(0, _STEPS)
-    program = _exported(module, segmenter, info, names)
+    # Once: for a decoder the encoder runs, which may be ten times as large.
+    samples = graphs.sample_inputs(
+        segmenter, info.part, instances=info.max_instances, tokens=info.max_tokens, seed=1
+    )
+    program = _exported(module, segmenter, info, names, samples)
     progress(1, _STEPS)
     for key, value in _metadata(info).items():
         program.model.metadata_props[key] = value
@@ -106,7 +110,7 @@ def export(
             program.save(partial, external_data=False)
         onnx.checker.check_model(str(partial))
         progress(2, _STEPS)
-        difference = _check(segmenter, info, partial, names)
+        difference = _check(segmenter, info, partial, names, samples)
         progress(_STEPS, _STEPS)
         os.replace(partial, path)
     except OSError as error:
@@ -199,10 +203,14 @@ def _import_onnx():
 
 
 def _exported(
-    module: nn.Module, segmenter: Sam2Segmenter | SamSegmenter, info: GraphInfo, names: list[str]
+    module: nn.Module,
+    segmenter: Sam2Segmenter | SamSegmenter,
+    info: GraphInfo,
+    names: list[str],
+    samples: tuple[torch.Tensor, ...],
 ) -> torch.onnx.ONNXProgram:
     # Sizes 0 and 1 would be taken for constants: trace with 2 of everything.
-    inputs = graphs.sample_inputs(segmenter, info.part, instances=2, tokens=2)
+    inputs = graphs.first_of(samples, info.part, instances=2, tokens=2)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -239,19 +247,21 @@ def _metadata(info: GraphInfo) -> dict[str, str]:
     return {_KEY: json.dumps(asdict(info), sort_keys=True)}
 
 
-def _check(segmenter: Sam2Segmenter | SamSegmenter, info: GraphInfo, path: Path, names: list[str]) -> float:
+def _check(
+    segmenter: Sam2Segmenter | SamSegmenter,
+    info: GraphInfo,
+    path: Path,
+    names: list[str],
+    samples: tuple[torch.Tensor, ...],
+) -> float:
     if info.precision == "bf16":
         return 0.0
     session = cpu_session(path)
     truth = graphs.graph(segmenter, info.part, "fp32")
     counts = ((1, 1), (2, 3), (info.max_instances, info.max_tokens)) if info.part == "decoder" else ((1, 1),)
-    most = graphs.sample_inputs(segmenter, info.part, instances=counts[-1][0], tokens=counts[-1][1], seed=1)
     worst = 0.0
     for instances, tokens in counts:
-        inputs = most
-        if info.part == "decoder":
-            *levels, prompts, previous, given = most
-            inputs = (*levels, prompts[:instances, :tokens], previous[:instances], given[:instances])
+        inputs = graphs.first_of(samples, info.part, instances, tokens)
         with torch.inference_mode():
             expected = truth(*inputs)
         found = session.run(

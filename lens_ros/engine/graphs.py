@@ -131,6 +131,16 @@ def sample_inputs(
     return (*levels, prompts, previous, flags)
 
 
+def first_of(
+    inputs: tuple[torch.Tensor, ...], part: Part, instances: int, tokens: int
+) -> tuple[torch.Tensor, ...]:
+    """Of a graph's inputs those of the first instances, with the first of each one's prompt tokens."""
+    if part == "encoder":
+        return inputs
+    *levels, prompts, previous, given = inputs
+    return (*levels, prompts[:instances, :tokens].contiguous(), previous[:instances], given[:instances])
+
+
 def _converted(segmenter: Sam2Segmenter | SamSegmenter, precision: Precision) -> Sam2Segmenter | SamSegmenter:
     segmenter = copy.deepcopy(segmenter).to(_DTYPES[precision])
     if precision == "bf16":

@@ -147,8 +147,8 @@ def test_loss_and_gradients_are_those_of_full_copies(scheme: str) -> None:
     wrong = {}
     for name, gradient in wanted.items():
         difference = (got[name] - gradient).abs().max().item()
-        # A small gradient is held to its own size too: 1e-5 alone would let it vanish.
-        if difference > min(1e-5, 1e-2 * gradient.abs().max().item() + 1e-7):
+        # A small gradient is held to its own size too: 5e-5 alone would let it vanish.
+        if difference > min(5e-5, 1e-2 * gradient.abs().max().item() + 1e-7):
             wrong[name] = difference
     assert wrong == {}
 
