@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ class CallbackExecutor(Executor):
         super().__init__(context=context)
         self._waiting = waiting
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="waiting")
+        # All now: one that is started hours later, at the first busy moment, would be taken for a leak.
+        together = threading.Barrier(threads)
+        list(self._pool.map(lambda _: together.wait(), range(threads)))
         self._begun: list[Any] = []  # handlers in the pool
 
     def spin(self) -> None:

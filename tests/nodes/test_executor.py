@@ -61,6 +61,15 @@ def served(graph):
     node.destroy_node()
 
 
+def test_no_thread_is_started_later(graph) -> None:
+    before = set(threading.enumerate())
+    executor = CallbackExecutor((Trigger,), threads=3, context=graph.context)
+    started = set(threading.enumerate()) - before
+    assert len(started) == 3 and all(thread.name.startswith("waiting") for thread in started)
+    executor.shutdown()
+    assert not any(thread.is_alive() for thread in started)
+
+
 def test_quick_callbacks_run_beside_those_that_wait(graph, served):
     clients = [graph.node.create_client(Trigger, "waiting") for _ in range(2)]
     graph.wait_until(lambda: all(each.service_is_ready() for each in clients), TIMEOUT, "the service")
