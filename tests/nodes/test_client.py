@@ -144,7 +144,9 @@ def test_a_result_that_is_kept_no_longer_is_an_error(graph, make_node, client, w
     execute = server._execute_get_result_request
 
     async def late(request):
-        if request[1].goal_id.uuid.tobytes() in server._goal_handles:
+        uuid = request[1].goal_id.uuid.tobytes()
+        if uuid in server._goal_handles:
+            await server._result_futures[uuid]  # the client asks before there is one
             await server._execute_expire_goals((GoalInfo(goal_id=request[1].goal_id),))
         await execute(request)
 
