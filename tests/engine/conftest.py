@@ -32,6 +32,19 @@ class Recorder:
         self.steps.append((phase, done, of))
 
 
+def makers(cache: EngineCache, module: str = "lens_ros.engine.") -> list[int]:
+    """Processes that make something in this cache: those that run a module whose name begins like this."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if module.encode() in command and str(cache.root).encode() in command:
+            found.append(int(path.parent.name))
+    return found
+
+
 def config_of(name: str) -> LensConfig:
     """Of a segmenter that is exported on its own."""
     return LensConfig(reasoner={}, segmenter={}, image=ImageConfig(), context=ContextConfig(), name=name)

@@ -23,7 +23,7 @@ from lens_ros.engine.errors import EngineError
 from lens_ros.engine.selfcheck import check
 from lens_ros.engine.sessions import OnnxSession
 from lens_ros.model.checkpoint import find_model
-from tests.engine.conftest import Recorder
+from tests.engine.conftest import Recorder, makers
 
 NANO = find_model("lens-nano")
 
@@ -99,22 +99,10 @@ def test_a_build_whose_parent_is_killed_leaves_nothing_that_could_be_opened(own_
     assert making[0].parent.parent.exists()
     assert [e for e in own_cache.entries() if e.fault] == []
     deadline = time.monotonic() + 30
-    while _compilers(own_cache):  # the compiler dies with who asked for it
+    while makers(own_cache, "lens_ros.engine.compile"):  # the compiler dies with who asked for it
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert [reason for _, reason in own_cache.prune(lambda key: "")] == ["left by a build that was killed"]
-
-
-def _compilers(cache: EngineCache) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes()
-        except OSError:
-            continue
-        if b"lens_ros.engine.compile" in command and str(cache.root).encode() in command:
-            found.append(path.parent.name)
-    return found
 
 
 def test_too_little_memory_is_told_before_the_compiler_starts(

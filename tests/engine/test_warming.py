@@ -19,6 +19,7 @@ from lens_ros.engine.compiler import child_environment
 from lens_ros.engine.runtime import open_engines, to_be_made
 from lens_ros.engine.warming import Wanted, Warming
 from lens_ros.model.checkpoint import find_model, read_config
+from tests.engine.conftest import makers
 
 NANO = find_model("lens-nano")
 TIMEOUT = 600.0  # only ever reached by a failure
@@ -50,19 +51,6 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
-
-
-def makers(cache: EngineCache) -> list[int]:
-    """Processes that make something in this cache."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes()
-        except OSError:
-            continue
-        if b"lens_ros.engine." in command and str(cache.root).encode() in command:
-            found.append(int(path.parent.name))
-    return found
 
 
 def half_made(cache: EngineCache) -> list[Path]:

@@ -25,7 +25,9 @@ from lens_ros.nodes.endpoints import goal_requests, reliable, requests
 from lens_ros.nodes.handshake import Handshake
 from lens_ros.srv import Segment, SetInstruction
 
-SERVER_TIMEOUT_S = 10.0  # for a node to be found
+# For a node to be found. That takes a second or two; more on a loaded machine, and where a program was killed
+# before: Fast DDS gives its ports to the next one, and writes to what the dead one left of them for a while.
+SERVER_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
 # After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
 # keeps it for twice as long (goals.RESULTS_KEPT_S).
