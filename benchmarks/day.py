@@ -16,7 +16,6 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters
-from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -26,7 +25,7 @@ from benchmarks.steadiness import NATIVE, OBJECTS, REFERENCE
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.client import BlockingLensClient, LensError
-from lens_ros.nodes.endpoints import goal_requests, requests
+from lens_ros.nodes.endpoints import GoalClient, requests
 from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE, Driver
 from lens_ros.srv import Segment, SetInstruction
 
@@ -109,9 +108,7 @@ class Day:
         self._enable: Any = self._client(SetBool, "perception/enable")
         self._reset: Any = self._client(Trigger, "perception/reset_tracking")
         self._parameters: Any = self._client(GetParameters, "camera/get_parameters")
-        self._action: Any = ActionClient(
-            self._node, SegmentInstruction, "perception/segment_instruction", **goal_requests()
-        )
+        self._action: Any = GoalClient(self._node, SegmentInstruction, "perception/segment_instruction")
         self._visitor: subprocess.Popen[bytes] | None = None
         driver.wait_until(lambda: self._images, TIMEOUT, "an image")
         driver.wait_until(self._action.server_is_ready, TIMEOUT, "the action")

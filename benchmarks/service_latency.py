@@ -23,7 +23,6 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters, SetParameters
-from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -33,6 +32,7 @@ from tqdm import tqdm
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Segmentation
+from lens_ros.nodes.endpoints import GoalClient
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 from lens_ros.srv import SetInstruction
 
@@ -59,7 +59,7 @@ class Bench:
             name: node.create_client(kind, name if "/" in name else f"perception/{name.split()[0]}")
             for name, (kind, _) in SERVICES.items()
         }
-        self.action: Any = ActionClient(node, SegmentInstruction, "perception/segment_instruction")
+        self.action: Any = GoalClient(node, SegmentInstruction, "perception/segment_instruction")
         self.answers = 0
         self.images: list[Image] = []
         node.create_subscription(Segmentation, "segmentation", self._count, 10)

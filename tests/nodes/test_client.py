@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import rclpy
 from action_msgs.msg import GoalInfo
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.task import Future
 from ros_graph import TIMEOUT
 from std_srvs.srv import Trigger
 
@@ -117,6 +121,38 @@ def test_a_busy_subscriber_hears_of_all_targets(graph, make_node, client, busy, 
     graph.wait_until(lambda: len(conversation.of("segmentation")) == 8, TIMEOUT, "eight answers")
     read(lambda: len(heard) >= 8)
     assert [answer.message.target_id for answer in heard] == ids
+
+
+def test_goals_leave_nothing_with_the_executor(make_node, client, wait):
+    make_node()
+    for _ in range(3):
+        wait(client.ask("the mug", image=RGB).future)
+    cancelled = client.ask("the mug with late masks", image=RGB)
+    cancelled.cancel()
+    with pytest.raises(LensCancelledError):
+        wait(cancelled.future)
+    assert client._goals._futures == []
+
+
+def test_a_response_may_come_before_the_request_has_returned(graph, make_node, client, wait, monkeypatch):
+    """In a program that asks in one thread and spins in another."""
+    make_node()
+    wait(client.wait_for_server())
+    made, asked = [], []
+
+    class Late(Future):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+            if len(made) == 2:
+                time.sleep(0.5)
+
+    monkeypatch.setattr("rclpy.action.client.Future", Late)
+    thread = threading.Thread(target=lambda: asked.append(client.ask("the mug", image=RGB)))
+    thread.start()
+    graph.wait_until(lambda: asked and asked[0].done(), TIMEOUT, "an answer")
+    thread.join()
+    assert asked[0].future.result().mask.any()
 
 
 @pytest.mark.parametrize("lost", [1, 3])

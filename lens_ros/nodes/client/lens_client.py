@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from action_msgs.msg import GoalStatus
-from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future
@@ -21,7 +20,7 @@ from lens_ros.nodes import conversions
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensCancelledError, LensError, LensRefusedError
 from lens_ros.nodes.client.operation import Operation
-from lens_ros.nodes.endpoints import goal_requests, reliable, requests
+from lens_ros.nodes.endpoints import GoalClient, reliable, requests
 from lens_ros.nodes.handshake import Handshake
 from lens_ros.srv import Segment, SetInstruction
 
@@ -97,12 +96,8 @@ class LensClient:
         self._group = ReentrantCallbackGroup()
         self._segment: Any = self._service(Segment, "segment")
         self._set: Any = self._service(SetInstruction, "set_instruction")
-        self._goals: Any = ActionClient(
-            node,
-            SegmentInstruction,
-            f"{perception}/segment_instruction",
-            callback_group=self._group,
-            **goal_requests(),
+        self._goals: Any = GoalClient(
+            node, SegmentInstruction, f"{perception}/segment_instruction", callback_group=self._group
         )
         # Made after the others: whoever answers it knows them all.
         self._last: Any = self._service(SetInstruction, "set_instruction")
