@@ -36,6 +36,7 @@ from pathlib import Path
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
 from benchmarks.day import Day, Observer
@@ -56,7 +57,7 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
     """
     isolate(own_domain())
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # rclpy's would hide Ctrl-C
     executor = SingleThreadedExecutor()
     node: Node = rclpy.create_node("soak")
     executor.add_node(node)
