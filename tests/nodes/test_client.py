@@ -326,10 +326,11 @@ def test_the_order_of_starting_does_not_matter(make_node, client, wait):
 
 def test_it_leaves_nothing_behind(graph, make_node, wait):
     make_node()
-    counts = lambda: [  # noqa: E731
-        len(list(each))
-        for each in (graph.node.timers, graph.node.clients, graph.node.subscriptions, graph.node.waitables)
-    ]
+
+    def counts() -> list[int]:
+        node = graph.node
+        return [len(list(each)) for each in (node.timers, node.clients, node.subscriptions, node.waitables)]
+
     before = counts()
     client = LensClient(graph.node)
     client.subscribe(lambda answer: None)

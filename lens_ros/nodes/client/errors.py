@@ -37,8 +37,8 @@ def missing(node: Node, perception: str, waited_s: float) -> str:
     if wanted in names:
         return (
             f"'{wanted}' runs, but did not offer its services within {waited_s:g} s: configure it "
-            f"(ros2 lifecycle set {wanted} configure) and activate it; if it is active, the machine is "
-            "overloaded: try again"
+            f"(ros2 lifecycle set {wanted} configure) and activate it; if it is active, try again: to be "
+            "found takes longer on a loaded machine, and after a program was killed"
         )
     return (
         f"no node '{wanted}' was found within {waited_s:g} s in ROS domain "
