@@ -137,6 +137,18 @@ def test_the_blocking_client_says_that_nobody_is_there(graph):
             lens.listen()
 
 
+def test_the_blocking_client_looks_with_another_participant_where_the_first_is_deaf(perception, monkeypatch):
+    domain = os.environ["ROS_DOMAIN_ID"]
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(int(domain) + 100))  # where nobody is
+    with BlockingLensClient(server_timeout_s=TIMEOUT) as lens:
+        deaf = lens.node
+        monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+        assert lens.list() == lens.list()
+        assert lens.node is not deaf and not deaf.context.ok() and lens.node.context.ok()
+    with pytest.raises(LensError, match="closed"):
+        lens.list()
+
+
 def test_watch_shows_a_snapshot(perception, capsys):
     with BlockingLensClient(server_timeout_s=TIMEOUT) as lens, lens.listen() as answers:
         mug = lens.set_instruction("the leftmost mug")

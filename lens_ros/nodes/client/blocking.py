@@ -10,26 +10,30 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes.client.decoded import Answer
-from lens_ros.nodes.client.errors import LensError, LensTimeoutError, LensUnavailableError, missing
+from lens_ros.nodes.client.errors import LensTimeoutError, LensUnavailableError, missing
 from lens_ros.nodes.client.lens_client import ANSWER_TIMEOUT_S, KEPT_ANSWERS, SERVER_TIMEOUT_S, LensClient
+from lens_ros.nodes.client.participant import POLL_S, Participant
 
-POLL_S = 0.02
+# After which a node that was not found is looked for by another participant, with other ports. A program
+# that is killed while it opens shared memory leaves that locked; Fast DDS breaks such locks after 2 s by
+# deleting, by name, what may be another's by then, and who has such a port hears nothing (eProsima/Fast-DDS
+# #5053 and #5469 read like it; here once in 454 clients beside 225 killed programs).
+RENEWED_AFTER_S = 10.0
 
 
 class BlockingLensClient:
     """Each method returns the answer itself or raises what the futures of `LensClient` fail with.
 
     Brings its own ROS context, node and executor thread, so it works in a script, a notebook or a test, and
-    beside an rclpy that is in use. Any thread may call, but not `on_feedback`. Inside a node, use
-    `LensClient`: a callback that blocks keeps its executor from everything else. A context manager that
-    closes at its end.
+    beside an rclpy that is in use; all of them anew where the node is not found at first. Any thread may
+    call, but not `on_feedback`. Inside a node, use `LensClient`: a callback that blocks keeps its executor
+    from everything else. A context manager that closes at its end.
     """
 
     def __init__(
@@ -39,14 +43,19 @@ class BlockingLensClient:
         server_timeout_s: float = SERVER_TIMEOUT_S,
         node_name: str = "lens_client",
     ) -> None:
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node(node_name, context=self._context)
-        self.client = LensClient(self.node, perception, server_timeout_s=server_timeout_s)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, name="lens client", daemon=True)
-        self._thread.start()
+        self._finding = threading.Lock()
+        self._found = self._closed = False
+        self._participant = Participant(node_name, perception, server_timeout_s)
+
+    @property
+    def node(self) -> Node:
+        """Another one once the perception node was not found by the first."""
+        return self._participant.node
+
+    @property
+    def client(self) -> LensClient:
+        """The one in `node`."""
+        return self._participant.client
 
     def __enter__(self) -> BlockingLensClient:
         return self
@@ -58,23 +67,19 @@ class BlockingLensClient:
 
     def close(self) -> None:
         """Ends the thread and the context; may be called twice."""
-        if not self._context.ok():
-            return
-        self._executor.shutdown()
-        self._thread.join()
-        self.client.close()
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+        self._closed = True
+        self._participant.close()
 
     def wait_for_server(self, timeout_s: float | None = None) -> None:
         """Returns once the node offers its services; see `LensClient.wait_for_server`."""
-        self._wait(lambda: self.client.wait_for_server(timeout_s))
+        self._find(timeout_s)
+        self._participant.wait(lambda: self.client.wait_for_server(timeout_s))
 
     def segment(
         self, image: Image | np.ndarray, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S
     ) -> Answer:
         """See `LensClient.segment`."""
-        return self._wait(lambda: self.client.segment(image, instruction, timeout_s=timeout_s))
+        return self._wait(lambda client: client.segment(image, instruction, timeout_s=timeout_s))
 
     def ask(
         self,
@@ -88,35 +93,35 @@ class BlockingLensClient:
 
         `on_feedback` is called in the client's thread.
         """
-        self._check_thread()
+        self._find()
         question = self.client.ask(instruction, image=image, on_feedback=on_feedback, timeout_s=timeout_s)
         try:
-            return self._wait(lambda: question.future)
+            return self._participant.wait(lambda: question.future)
         except BaseException:
             if not question.done():
                 question.cancel()
-                self._settle(question.future)
+                self._participant.settle(question.future)
             raise
 
     def set_instruction(self, instruction: str) -> int:
         """See `LensClient.set_instruction`."""
-        return self._wait(lambda: self.client.set_instruction(instruction))
+        return self._wait(lambda client: client.set_instruction(instruction))
 
     def add(self, instruction: str) -> int:
         """See `LensClient.add`."""
-        return self._wait(lambda: self.client.add(instruction))
+        return self._wait(lambda client: client.add(instruction))
 
     def remove(self, target_id: int) -> int:
         """See `LensClient.remove`."""
-        return self._wait(lambda: self.client.remove(target_id))
+        return self._wait(lambda client: client.remove(target_id))
 
     def clear(self) -> None:
         """See `LensClient.clear`."""
-        self._wait(self.client.clear)
+        self._wait(LensClient.clear)
 
     def list(self) -> dict[int, str]:
         """See `LensClient.list`."""
-        return self._wait(self.client.list)
+        return self._wait(LensClient.list)
 
     def listen(self, target_id: int | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answers:
         """The answers about camera images, to iterate over: of one instruction, or of all.
@@ -124,39 +129,44 @@ class BlockingLensClient:
         Listen before the instruction is set, so that no answer is missed. `timeout_s` is the longest wait for
         the next answer.
         """
-        self._check_thread()
+        self._find()
         return Answers(self.client, target_id, timeout_s)
 
-    def _wait(self, start: Callable[[], Future]) -> Any:
-        self._check_thread()
-        ended = threading.Event()
-        future = start()
-        future.add_done_callback(lambda _: ended.set())
-        while not ended.wait(0.5):  # timeouts are the future's own, as long as the thread lives
-            if not self._thread.is_alive():
-                raise LensError("the client was closed, or ROS was shut down, while it waited")
-        return future.result()
+    def _wait(self, start: Callable[[LensClient], Future]) -> Any:
+        self._find()
+        return self._participant.wait(lambda: start(self.client))
 
-    def _settle(self, future: Future) -> None:
-        """A moment for a cancel request to go out."""
-        until = time.monotonic() + 1.0
-        while not future.done() and self._thread.is_alive() and time.monotonic() < until:
-            time.sleep(POLL_S)
+    def _find(self, timeout_s: float | None = None) -> None:
+        """Returns once the node was found, be it by another participant; raises `LensUnavailableError`."""
+        self._participant.check_thread()
+        with self._finding:
+            if self._found:
+                return
+            patience = self.client.server_timeout_s if timeout_s is None else timeout_s
+            try:
+                self._look(min(patience, RENEWED_AFTER_S))
+            except LensUnavailableError:
+                if patience <= RENEWED_AFTER_S:
+                    raise
+                self._renew()
+                try:
+                    self._look(patience - RENEWED_AFTER_S)
+                except LensUnavailableError:
+                    raise LensUnavailableError(missing(self.node, self.client.perception, patience)) from None
 
-    def _check_thread(self) -> None:
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "a blocking call inside on_feedback would wait for itself; make it after the answer, or use "
-                "LensClient"
-            )
-        if not self._thread.is_alive():
-            raise LensError("the client is closed, or ROS was shut down; make a new one")
+    def _look(self, seconds: float) -> None:
+        self._participant.wait(lambda: self.client.wait_for_server(seconds))
+        self._found = True
 
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
+    def _renew(self) -> None:
+        former = self._participant
+        client = former.client
+        # The former one lives until the other has ports: it would get the same.
+        name = f"{former.node.get_name()}_again"  # two nodes of one name would share a logger
+        self._participant = Participant(name, client.perception, client.server_timeout_s)
+        former.close()
+        if self._closed:
+            self.close()
 
 
 class Answers:
