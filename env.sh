@@ -57,14 +57,18 @@ fi
 # The sources come before their installed copies: an edited or added module needs no build.
 _lens_ros_prepend PYTHONPATH "$LENS_ROS_ROOT"
 
-# Fast DDS drops best-effort images above 0.5 MB without this. Up to Jazzy the variable has its older name.
+# Fast DDS drops best-effort images above 0.5 MB without this profile, and keeps memory for good without the other
+# variable, which is for this profile alone. Up to Jazzy the first has its older name.
 case "${ROS_DISTRO:-}" in
-  humble | iron | jazzy)
-    export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$LENS_ROS_ROOT/config/fastdds.xml}" ;;
-  *)
-    export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$LENS_ROS_ROOT/config/fastdds.xml}" ;;
+  humble | iron | jazzy) _lens_ros_profile=FASTRTPS_DEFAULT_PROFILES_FILE ;;
+  *) _lens_ros_profile=FASTDDS_DEFAULT_PROFILES_FILE ;;
 esac
+eval "_lens_ros_own=\${$_lens_ros_profile:-}"
+if [ -z "$_lens_ros_own" ]; then
+  export "$_lens_ros_profile=$LENS_ROS_ROOT/config/fastdds.xml"
+  export RMW_FASTRTPS_USE_QOS_FROM_XML="${RMW_FASTRTPS_USE_QOS_FROM_XML:-1}"
+fi
 
 [ -z "$_lens_ros_nounset" ] || set -u
-unset _lens_ros_folder _lens_ros_list _lens_ros_nounset
+unset _lens_ros_folder _lens_ros_list _lens_ros_nounset _lens_ros_profile _lens_ros_own
 unset -f _lens_ros_prepend

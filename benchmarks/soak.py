@@ -3,11 +3,11 @@
     python -m benchmarks.soak [--minutes 120] [--out out/soak]        # or: make soak
 
 Real processes over DDS: a camera (the recording, eight times as fast), the node with lens-nano and tracking,
-and this program, which does in rounds of a few seconds, in random order, what clients do: instructions set,
+and this program, which does in rounds of 24 seconds, in random order, what clients do: instructions set,
 added, removed and cleared by service and by topic; goals sent and cancelled at any stage; requests; clients
 that come and go, some of them killed; pictures subscribed to and left; the stream disabled and enabled; the
 node deactivated and activated. After each round everything is as it was at the beginning, camera images
-are ignored for a moment, and a sample is taken: memory, open handles, threads, latencies of the round.
+are ignored for 20 seconds, and a sample is taken: memory, open handles, threads, latencies of the round.
 
 It holds when, from the first third after warming up to the last third,
 - memory of its own (anonymous), what of it is native memory in use, and the number of Python's objects grow
@@ -46,8 +46,10 @@ from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, i
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = {"tracking": True, "reasoner_interval_s": 0.5, "log_interval_s": 60.0, "build_engines": False}
 CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
-ROUND_S = 8.0  # of activity
-REST_S = 2.0  # until a sample is taken: what was at work has ended by then
+ROUND_S = 24.0  # of activity
+# Until a sample is taken. By then what was at work has ended, results of goals are kept no longer (goals.py:
+# 15 s) and the heaps were trimmed (lifetime.py: every 20 s). Else it tells how busy the last seconds were.
+REST_S = 20.0
 
 
 def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, int], str]:

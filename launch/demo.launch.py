@@ -72,9 +72,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "perception.launch.py")),
         launch_arguments={name: given[name] for name in given if name not in ("source", "rate")}.items(),
     )
-    environment = []
+    environment = {}
     if given["fastdds_profile"]:  # the camera above all: the profile counts where images are published
         older = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
-        name = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
-        environment.append(SetEnvironmentVariable(name, given["fastdds_profile"]))
-    return [*environment, camera, perception]
+        environment[f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"] = given["fastdds_profile"]
+    if given["fastdds_profile"] == ARGUMENTS["fastdds_profile"][0]:
+        environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"
+    variables = [SetEnvironmentVariable(name, value) for name, value in environment.items()]
+    return [*variables, camera, perception]

@@ -124,4 +124,7 @@ def fastdds(profile: str) -> list[LaunchDescriptionEntity]:
     if not profile:
         return []
     older = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
-    return [SetEnvironmentVariable(f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE", profile)]
+    environment = {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": profile}
+    if profile == ARGUMENTS["fastdds_profile"][0]:
+        environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"  # what that leaves to the profile is in there
+    return [SetEnvironmentVariable(name, value) for name, value in environment.items()]

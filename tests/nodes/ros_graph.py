@@ -34,6 +34,7 @@ def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
     domain = own_domain()
     isolate(domain)
     os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+    os.environ["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     graph = Graph(domain, tmp_path_factory.mktemp("logs"))

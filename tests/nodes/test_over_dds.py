@@ -6,11 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from action_client import Client
+from diagnostic_msgs.msg import DiagnosticArray
 from ros_graph import TIMEOUT, Conversation
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from lens_ros.nodes import conversions
+from lens_ros.nodes.endpoints import goal_requests
+from lens_ros.nodes.goals import RESULTS_KEPT_S
+from lens_ros.nodes.lifetime import TRIM_PERIOD_S
 from lens_ros.nodes.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE
+
+# Seconds from an answer until nothing of it is left: results are kept, garbage is looked for now and then.
+SETTLED_S = RESULTS_KEPT_S + TRIM_PERIOD_S + 10.0
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, NANO = ROOT / "demo" / "tabletop", ROOT / "models" / "lens-nano"
@@ -121,6 +130,32 @@ def test_an_instruction_is_repeated_at_the_interval_that_is_set(graph, perceptio
     stamps = [stamp(message) for message in conversation.of("segmentation", text)]
     assert stamps == sorted(set(stamps))  # each time a newer image
     conversation.close()
+
+
+def test_goals_that_come_at_once_leave_no_memory_behind(graph, perception):
+    """ROS 2 would have Fast DDS keep what most of them needed at a time (config/fastdds.xml)."""
+    native: list[float] = []
+
+    def read(message: DiagnosticArray) -> None:
+        values = {pair.key: pair.value for status in message.status for pair in status.values}
+        if "native memory in use, MB" in values:
+            native.append(float(values["native memory in use, MB"]))
+
+    diagnostics = graph.node.create_subscription(DiagnosticArray, "/diagnostics", read, 10)
+    client = Client(graph, **goal_requests())
+
+    assert graph.change_state("perception", DEACTIVATE) and graph.change_state("perception", ACTIVATE)
+    image = conversions.rgb_to_image(np.zeros((1080, 1920, 3), np.uint8), Header())  # 6.2 MB
+    assert client.ask("the red ball", image).wait().success
+    native.clear()
+    graph.wait_until(lambda: len(native) >= 2, TIMEOUT, "reports in /diagnostics")
+    before = native[-1]
+    asked = [client.ask("the red ball", image) for _ in range(16)]
+    assert all(each.wait().success for each in asked)
+    native.clear()
+    graph.wait_until(lambda: native and native[-1] < before + 10.0, 2 * SETTLED_S, "memory as before, MB")
+    client.client.destroy()
+    graph.node.destroy_subscription(diagnostics)
 
 
 def test_it_all_ends_cleanly(graph, perception, camera):

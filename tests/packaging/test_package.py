@@ -167,8 +167,11 @@ def test_environment_twice_is_once(tmp_path: Path) -> None:
 def test_environment_keeps_the_users_profile(tmp_path: Path) -> None:
     own = tmp_path / "profile.xml"
     script = f'export FASTDDS_DEFAULT_PROFILES_FILE="{own}" FASTRTPS_DEFAULT_PROFILES_FILE="{own}"'
-    printed = enter("bash", tmp_path, f'{script}; . "{ROOT}/env.sh"; echo "$FASTDDS_DEFAULT_PROFILES_FILE"')
-    assert printed == str(own)
+    show = 'echo "$FASTDDS_DEFAULT_PROFILES_FILE ${RMW_FASTRTPS_USE_QOS_FROM_XML-}"'
+    clean = "unset FASTDDS_DEFAULT_PROFILES_FILE FASTRTPS_DEFAULT_PROFILES_FILE RMW_FASTRTPS_USE_QOS_FROM_XML"
+    assert enter("bash", tmp_path, f'{clean}; {script}; . "{ROOT}/env.sh"; {show}') == str(own)
+    printed = enter("bash", tmp_path, f'{clean}; . "{ROOT}/env.sh"; {show}; . "{ROOT}/env.sh"; {show}')
+    assert printed.splitlines() == [f"{ROOT}/config/fastdds.xml 1"] * 2
 
 
 @needs_environment
