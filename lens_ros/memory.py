@@ -72,16 +72,15 @@ def enough_memory(what: str, advice: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
-        told = " ".join(str(error).split())[:200]
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        told = told.rstrip(": ")  # Python's own error says nothing
         # The frames that were left hold what was computed in them.
         seen: BaseException | None = error
         while seen is not None:
             traceback.clear_frames(seen.__traceback__)
             seen = seen.__cause__ or seen.__context__
         give_back()
-        raise OutOfMemory(
-            f"not enough memory for {what} ({type(error).__name__}: {told}); {_free()} now. {advice}"
-        ) from None
+        raise OutOfMemory(f"not enough memory for {what} ({told}); {_free()} now. {advice}") from None
 
 
 def give_back() -> None:
