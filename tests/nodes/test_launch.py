@@ -53,9 +53,11 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 path, ready, *arguments = sys.argv[1:]
+told = []
 
 def stop_when_ready(event):
-    if ready in event.text.decode(errors="replace"):
+    if ready in event.text.decode(errors="replace") and not told:  # launch_ros bears one shutdown
+        told.append(event)
         return EmitEvent(event=Shutdown(reason="ready"))
 
 service = LaunchService()

@@ -56,13 +56,14 @@ def converse(graph, text: str) -> None:
         instruction = f"{text} {attempt}"
         conversation.say(instruction)
         answer = conversation.wait_for_answer(instruction)
+        at = stamp(answer)
         graph.wait_until(
-            lambda: [mask for mask in conversation.of("mask") if stamp(mask) == stamp(answer)],  # noqa: B023
+            lambda at=at: [mask for mask in conversation.of("mask") if stamp(mask) == at],
             TIMEOUT,
             "a mask of the same stamp",
         )
-        graph.wait_until(lambda: max(sent) > stamp(answer), TIMEOUT, "a later image")  # noqa: B023
-        if stamp(answer) in sent:
+        graph.wait_until(lambda at=at: max(sent) > at, TIMEOUT, "a later image")
+        if at in sent:
             break
     graph.node.destroy_subscription(images)
     conversation.close()
