@@ -6,16 +6,10 @@ ros2 topic pub --once /instruction std_msgs/msg/String "{data: the largest bowl}
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import (
-    DeclareLaunchArgument,
-    IncludeLaunchDescription,
-    OpaqueFunction,
-    SetEnvironmentVariable,
-)
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -72,11 +66,5 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "perception.launch.py")),
         launch_arguments={name: given[name] for name in given if name not in ("source", "rate")}.items(),
     )
-    environment = {}
-    if given["fastdds_profile"]:  # the camera above all: the profile counts where images are published
-        older = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
-        environment[f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"] = given["fastdds_profile"]
-    if given["fastdds_profile"] == ARGUMENTS["fastdds_profile"][0]:
-        environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"
-    variables = [SetEnvironmentVariable(name, value) for name, value in environment.items()]
-    return [*variables, camera, perception]
+    # Perception first: it sets the Fast DDS profile, which counts above all where images are published.
+    return [perception, camera]

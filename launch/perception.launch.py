@@ -10,20 +10,10 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
-from lifecycle_msgs.msg import Transition
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
@@ -46,6 +36,7 @@ ARGUMENTS = {
         "true",
         "Configure and activate the node at once; false leaves that to a lifecycle manager",
     ),
+    "respawn": ("true", "Start the node's process anew, 2 s later, when it has ended by itself"),
     "fastdds_profile": (
         str(SHARE / "config" / "fastdds.xml"),
         "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",
@@ -53,6 +44,7 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "use_sim_time": ("false", "Take the time from /clock"),
 }
+RESPAWN_DELAY_S = 2.0
 PARAMETERS = ("model", "device", "image_transport", "instruction")
 
 
@@ -66,7 +58,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node and, with autostart, its way to active."""
+    """The node, which with autostart brings itself up."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     node = LifecycleNode(
         package="lens_ros",
@@ -77,7 +69,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             ParameterFile(given["params_file"]),
             # Texts stay texts: an instruction `yes` is no boolean.
             {name: ParameterValue(given[name], value_type=str) for name in PARAMETERS if given[name]},
-            {"use_sim_time": is_true(given["use_sim_time"])},
+            {name: is_true(given[name]) for name in ("autostart", "use_sim_time")},
         ],
         remappings=[
             ("image", given["image_topic"]),
@@ -87,20 +79,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ros_arguments=["--log-level", f"perception:={given['log_level']}"],
         output="screen",
         emulate_tty=True,
+        respawn=is_true(given["respawn"]),
+        respawn_delay=RESPAWN_DELAY_S,
     )
-    environment = fastdds(given["fastdds_profile"])
-    if not is_true(given["autostart"]):
-        return [*environment, node]
-    # Activated when configuring has ended: to ask for both at once is a race.
-    activate = RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state="configuring",
-            goal_state="inactive",
-            entities=[change(node, Transition.TRANSITION_ACTIVATE)],
-        )
-    )
-    return [*environment, activate, node, change(node, Transition.TRANSITION_CONFIGURE)]
+    return [*fastdds(given["fastdds_profile"]), node]
 
 
 def is_true(text: str) -> bool:
@@ -112,11 +94,6 @@ def beside(topic: str, name: str) -> str:
     """A topic in the namespace of another one."""
     space, slash, _ = topic.rpartition("/")
     return f"{space}{slash}{name}"
-
-
-def change(node: LifecycleNode, transition: int) -> EmitEvent:
-    """Asks the node for a lifecycle transition."""
-    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
 
 
 def fastdds(profile: str) -> list[LaunchDescriptionEntity]:

@@ -33,6 +33,7 @@ class CallbackExecutor(Executor):
         together = threading.Barrier(threads)
         list(self._pool.map(lambda _: together.wait(), range(threads)))
         self._begun: list[Any] = []  # handlers in the pool
+        self.turns = 0  # how often `spin_once` has begun: a sign of life
 
     def spin(self) -> None:
         """Runs callbacks until it is shut down.
@@ -45,6 +46,7 @@ class CallbackExecutor(Executor):
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Waits for one callback and runs it. Raises what it raises, or what one in the pool has raised."""
+        self.turns += 1
         try:
             handler, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
         except (ShutdownException, TimeoutException):

@@ -25,6 +25,7 @@ from lens_ros.memory import limit_heaps, trim_heap
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.parameters import ParameterError
 from lens_ros.nodes.reporting import described
+from lens_ros.nodes.watchdog import Watchdog
 
 LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to end
 SWITCH_INTERVAL_S = 0.0005
@@ -46,6 +47,13 @@ class LastingNode(Protocol):
     def hangs(self) -> bool:
         """Whether one of its threads will not end."""
 
+    @property
+    def hang_timeout_s(self) -> float:
+        """After how long without a turn of its executor the process is ended; 0: never."""
+
+    def begin(self) -> None:
+        """What it does without being asked, in a thread of its own; its executor spins."""
+
     def close(self) -> None:
         """Answers what is pending; its executor still spins."""
 
@@ -58,7 +66,7 @@ def run(
     arguments: list[str] | None = None,
 ) -> int:
     """Runs a node until SIGINT or SIGTERM; returns the process' exit code. SIGUSR1 prints where each thread
-    is.
+    is. A node that does not move any more is ended with exit code 1 (`Watchdog`).
 
     rclpy's own signal handlers would shut the middleware down before anything pending could be answered.
     """
@@ -81,17 +89,25 @@ def run(
     executor = make_executor()
     assert isinstance(node, Node)
     executor.add_node(node)
+    watchdog, turns = Watchdog(), executor.turns
+    watchdog.alive(node.hang_timeout_s)
     spinning = threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True)
     spinning.start()
+    beginning = threading.Thread(target=node.begin, name="beginning", daemon=True)
+    beginning.start()
     trim_at = time.monotonic() + TRIM_PERIOD_S
     while not ended.wait(SIGNAL_POLL_S):
         # A signal that the system gives to another thread is handled when this one wakes up.
+        if executor.turns != turns:
+            turns = executor.turns
+            watchdog.alive(node.hang_timeout_s)
         if time.monotonic() > trim_at:
             # A cycle may hold images and tensors; Python counts objects, not their size, and would look for
             # it after minutes. What the model consists of is exempt.
             gc.collect()
             trim_heap()
             trim_at = time.monotonic() + TRIM_PERIOD_S
+    watchdog.close()
     if not node.context.ok():  # shut down by someone else
         return 0
     crashed = not spinning.is_alive()
@@ -105,6 +121,8 @@ def run(
     # Humble's own part waits for the loading, later distributions' does not.
     executor.shutdown(timeout_sec=1.0, wait_for_threads=not loading_goes_on)
     spinning.join()
+    if not loading_goes_on:
+        beginning.join()
     node.destroy_node()
     rclpy.try_shutdown()
     if loading_goes_on or node.hangs:

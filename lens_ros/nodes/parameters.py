@@ -72,6 +72,11 @@ def _parameter(
 class PerceptionParameters:
     """What the node `perception` can be told."""
 
+    autostart: bool = _parameter(
+        False,
+        "Configure and activate at once, as the launch files have it; otherwise a lifecycle manager does.",
+        when="start",
+    )
     model: str = _parameter(
         "lens-nano",
         "Name of a model that ships with lens_ros, or path of a checkpoint folder.",
@@ -177,6 +182,13 @@ class PerceptionParameters:
     image_timeout_s: float = _parameter(
         5.0,
         "Seconds without an image after which the log says why that may be; 0 never.",
+        bounds=(0.0, 3600.0),
+    )
+    hang_timeout_s: float = _parameter(
+        120.0,
+        "Seconds without a turn of the node's executor after which its process prints where each thread is "
+        "and ends with status 1, so that launch starts it anew; 0 never, otherwise at least 3. Time in a "
+        "debugger counts.",
         bounds=(0.0, 3600.0),
     )
     log_interval_s: float = _parameter(

@@ -137,6 +137,11 @@ class PerceptionNode(LifecycleNode):
         """Whether a thread is left over in a model that did not let go."""
         return any(worker.alive for worker in self._hanging)
 
+    @property
+    def hang_timeout_s(self) -> float:
+        """After how long without a callback the process is ended (the parameter of this name)."""
+        return float(self.get_parameter("hang_timeout_s").value)
+
     def _settings(self) -> PerceptionParameters:
         return parameters.read(self, PerceptionParameters)
 
@@ -237,6 +242,16 @@ class PerceptionNode(LifecycleNode):
         self._stop("the node met an error")
         self._release()
         return super().on_error(state)
+
+    def begin(self) -> None:
+        """Up to active, where the parameter autostart says so. A process that is started anew would wait for
+        a request of launch's otherwise, which its dead predecessor has got.
+        """
+        if (
+            self.get_parameter("autostart").value
+            and self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        ):
+            self.trigger_activate()
 
     def close(self) -> None:
         """Answers everything that is pending, ends loading and the inference thread; call before the node is

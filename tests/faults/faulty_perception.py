@@ -6,6 +6,7 @@ the network, in the forward pass of one of its modules; what follows the colon i
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -61,6 +62,8 @@ class FaultyLens:
             for fault in faults:
                 if passes == FAILING_PASS and fault == "hang":
                     threading.Event().wait()
+                if passes == FAILING_PASS and fault == "freeze":
+                    ctypes.PyDLL(None).sleep(3600)  # keeps the interpreter's lock
                 if passes == FAILING_PASS and fault in ERRORS:
                     raise ERRORS[fault]()
 

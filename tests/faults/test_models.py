@@ -116,3 +116,23 @@ def test_a_model_that_hangs_does_not_keep_the_process(hanging, row: Row):
     assert robot.process.wait(START_TIMEOUT) == 0
     row.said = robot.hears("[ERROR]", "the model did not let go within 4 s")
     row.held("instruction and goal are answered, then the process ends with exit code 0")
+
+
+@pytest.mark.fault(AREA, "a library that waits for ever and keeps Python's lock (hang_timeout_s 3)")
+def test_a_frozen_process_ends_by_itself(graph: Graph, demo_image, row: Row):
+    row.own_process = True
+    settings = {"model": "lens-nano", "hang_timeout_s": 3.0}
+    process = launch(graph, "faults.faulty_perception", "frozen", settings, remappings={"__ns": "/frozen"})
+    robot = Robot(graph, process, demo_image, "/frozen/perception")
+    robot.bring_up()
+    robot.works()
+    robot.say(f"slow: {QUESTION}")  # a sign of life at each token
+    robot.settle()
+    robot.say(f"freeze: {QUESTION}")
+    graph.processes.remove(process)  # it may end
+    assert process.wait(START_TIMEOUT) == 1
+    row.said = "Timeout (0:00:03)!"
+    assert row.said in process.log and "faulty_perception.py" in process.log.split(row.said)[1]
+    row.diagnostics = "stale: nothing is published any more"
+    row.held("says where each of its threads is, then ends with exit code 1; `ros2 launch` starts it anew")
+    robot.close()

@@ -189,3 +189,34 @@ def test_a_signal_ends_it_while_it_is_being_configured(module, graph, checkpoint
     # Its endpoints do not outlive it: that would be for the middleware's lease of 20 s.
     graph.wait_until(lambda: not client.service_is_ready(), 15.0, "the end of the service")
     graph.node.destroy_client(client)
+
+
+def test_a_node_with_autostart_is_active_without_being_asked(graph, checkpoint):
+    process = graph.launch(
+        "perception", {"model": str(checkpoint), "autostart": True}, remappings={"__node": "eager"}
+    )
+    graph.wait_for_log(process, "active: images from")
+    assert graph.state("eager") == ACTIVE
+    assert graph.change_state("eager", DEACTIVATE) and graph.change_state("eager", ACTIVATE)
+    assert graph.stop(process, signal.SIGTERM) == 0
+
+
+def test_a_node_whose_autostart_fails_stays_up_and_can_be_configured(graph, tmp_path, checkpoint):
+    model = tmp_path / "late"
+    process = graph.launch(
+        "perception", {"model": str(model), "autostart": True}, remappings={"__node": "early"}
+    )
+    graph.wait_for_log(process, "[ERROR]", "cannot configure: no model", str(model))
+    assert graph.state("early") == UNCONFIGURED
+    shutil.copytree(checkpoint, model)
+    assert graph.change_state("early", CONFIGURE, START_TIMEOUT) and graph.change_state("early", ACTIVATE)
+    assert graph.stop(process, signal.SIGTERM) == 0
+
+
+def test_a_node_that_starts_by_itself_can_be_ended_meanwhile(graph, checkpoint):
+    process = graph.launch(
+        "perception", {"model": str(checkpoint), "autostart": True}, remappings={"__node": "short"}
+    )
+    graph.wait_for_log(process, "loading model")
+    assert graph.stop(process, signal.SIGTERM) == 0
+    assert "Traceback" not in process.log

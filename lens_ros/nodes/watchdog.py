@@ -1,0 +1,41 @@
+"""Ends a process in which nothing moves any more, so that what has started it can start it anew.
+
+A callback that never returns, or a library that waits for ever while it holds the interpreter's lock: no code
+of Python's can tell of that any more, so a thread outside of it does (faulthandler). Seen once, in the 84th
+minute of a soak: Fast DDS did not come back from creating a subscription (docs/results.md).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import time
+
+ALIVE_PERIOD_S = 1.0  # the thread is made anew each time
+LEAST_S = 3.0  # an idle executor makes a turn each second
+
+
+class Watchdog:
+    """Ends the process `limit_s`, at least 3 s, after the last sign of life, with exit status 1.
+
+    Before, it prints to stderr `Timeout` and where each thread is. Time in which the process is stopped
+    (SIGSTOP, a debugger) counts.
+    """
+
+    def __init__(self) -> None:
+        self._told_at = float("-inf")
+        self._limit_s = 0.0
+
+    def alive(self, limit_s: float) -> None:
+        """A sign of life; 0: the process is never ended."""
+        now = time.monotonic()
+        if now < self._told_at + ALIVE_PERIOD_S and limit_s == self._limit_s:
+            return
+        self._told_at, self._limit_s = now, limit_s
+        if limit_s > 0:
+            faulthandler.dump_traceback_later(max(limit_s, LEAST_S), exit=True)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+
+    def close(self) -> None:
+        """Watches no more."""
+        faulthandler.cancel_dump_traceback_later()
