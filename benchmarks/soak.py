@@ -18,14 +18,18 @@ It holds when, from the first third after warming up to the last third,
   divided by that of a reference beside the node (a camera's parameters), is at most 1.15.
 
 What happens is in `day`, what holds in `steadiness`. Writes soak.json and soak.png into the folder; exit
-status 1 if it does not hold (`--no-latency`: whatever the latencies, for machines whose load changes).
+status 1 if it does not hold (`--no-latency`: whatever the latencies, for machines whose load changes). Where
+gdb is installed and something ends it before its time, native_stacks.txt is there too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,7 +48,13 @@ from benchmarks.steadiness import Sample, judged, plot, sample
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
-PARAMETERS = {"tracking": True, "reasoner_interval_s": 0.5, "log_interval_s": 60.0, "build_engines": False}
+PARAMETERS = {
+    "tracking": True,
+    "reasoner_interval_s": 0.5,
+    "log_interval_s": 60.0,
+    "build_engines": False,
+    "hang_timeout_s": 0.0,  # a process that hangs stays, to be looked at
+}
 CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
 ROUND_S = 24.0  # of activity
 # Until a sample is taken. By then what was at work has ended, results of goals are kept no longer (goals.py:
@@ -94,6 +104,8 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
             pass
         except Exception:  # what was measured until then is not to be lost
             failure = traceback.format_exc()
+            out.mkdir(parents=True, exist_ok=True)
+            native_stacks(perception.pid, out / "native_stacks.txt")
         finally:
             bar.close()
             day.end_visit()
@@ -104,6 +116,15 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
             failure += f"an internal error of the node: see {out / 'perception.log'}"
     rclpy.try_shutdown()
     return samples, day.counts, failure
+
+
+def native_stacks(pid: int, file: Path) -> None:
+    """Where the threads of a process are in the libraries, which Python cannot tell; needs gdb."""
+    gdb = shutil.which("gdb")
+    if gdb is not None:
+        command = [gdb, "-p", str(pid), "-batch", "-ex", "thread apply all backtrace"]
+        with file.open("w") as output, contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=300)
 
 
 def main() -> int:
