@@ -74,6 +74,7 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
     node: Node = rclpy.create_node("soak")
     executor.add_node(node)
     driver = Driver(node, executor)
+    out.mkdir(parents=True, exist_ok=True)
     logs = Path(tempfile.mkdtemp(prefix="soak_"))
     camera = NodeProcess("lens_ros.nodes.camera", logs / "camera.log", parameters=CAMERA)
     perception = NodeProcess("lens_ros.nodes.perception", logs / "perception.log", parameters=PARAMETERS)
@@ -104,12 +105,10 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
             pass
         except Exception:  # what was measured until then is not to be lost
             failure = traceback.format_exc()
-            out.mkdir(parents=True, exist_ok=True)
             native_stacks(perception.pid, out / "native_stacks.txt")
         finally:
             bar.close()
             day.end_visit()
-            out.mkdir(parents=True, exist_ok=True)
             (out / "perception.log").write_text(perception.log)
             observer.close()
         if "Traceback" in perception.log:

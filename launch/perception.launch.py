@@ -36,7 +36,7 @@ ARGUMENTS = {
         "true",
         "Configure and activate the node at once; false leaves that to a lifecycle manager",
     ),
-    "respawn": ("true", "Start the node's process anew, 2 s later, when it has ended by itself"),
+    "respawn": ("true", "Start the node's process anew, 2 s later, when it has ended"),
     "fastdds_profile": (
         str(SHARE / "config" / "fastdds.xml"),
         "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",

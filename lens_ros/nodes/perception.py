@@ -33,7 +33,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lifecycle_msgs.srv import ChangeState
@@ -67,7 +67,7 @@ LETTING_GO_S = 30.0  # longest wait for the model at its next token, or in what 
 ENDING_S = 4.0  # the same at the process' end: `ros2 launch` kills 10 s after it has asked
 
 
-Transition = TypeVar("Transition", bound=Callable[..., TransitionCallbackReturn])
+Transition = Callable[["PerceptionNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _transition(during: str, afterwards: str) -> Callable[[Transition], Transition]:
@@ -89,7 +89,7 @@ def _transition(during: str, afterwards: str) -> Callable[[Transition], Transiti
             situation.state = afterwards if result == TransitionCallbackReturn.SUCCESS else before
             return result
 
-        return guarded  # type: ignore[return-value]
+        return guarded
 
     return decorate
 
@@ -109,6 +109,7 @@ class PerceptionNode(LifecycleNode):
         self._lens: Lens | None = None
         self._worker: InferenceWorker | None = None
         self._hanging: list[InferenceWorker] = []
+        self._ending = False
         self._loading = loading.Interruptible()
         self._situation = Situation()
         measured = Measurements()
@@ -202,6 +203,10 @@ class PerceptionNode(LifecycleNode):
             self._stop("the node could not be activated")
             super().on_deactivate(state)
             return self._fail(f"cannot activate: {_endpoint_failure(error)}")
+        if self._ending:  # `close` may have come before there was anything to stop
+            self._stop("the node is ending")
+            super().on_deactivate(state)
+            return TransitionCallbackReturn.FAILURE
         self._warmer.activated()
         self.get_logger().info(
             f"active: images from {self._images.topic}, instructions from "
@@ -257,6 +262,7 @@ class PerceptionNode(LifecycleNode):
         """Answers everything that is pending, ends loading and the inference thread; call before the node is
         destroyed, while its executor still spins.
         """
+        self._ending = True
         self._loading.interrupt()
         self._warmer.close()
         self._stop("the node is ending", grace_s=ENDING_S)

@@ -126,8 +126,6 @@ def test_a_frozen_process_ends_by_itself(graph: Graph, demo_image, row: Row):
     robot = Robot(graph, process, demo_image, "/frozen/perception")
     robot.bring_up()
     robot.works()
-    robot.say(f"slow: {QUESTION}")  # a sign of life at each token
-    robot.settle()
     robot.say(f"freeze: {QUESTION}")
     graph.processes.remove(process)  # it may end
     assert process.wait(START_TIMEOUT) == 1

@@ -223,6 +223,17 @@ def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, 
     node.destroy_node()
 
 
+def test_what_ends_is_not_activated_any_more(graph, monkeypatch):
+    """The parameter autostart may come to it after the signal: a worker's thread would outlive the node."""
+    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
+    node = PerceptionNode(context=graph.context)
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    node.close()
+    assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
+    assert node.worker() is None
+    node.destroy_node()
+
+
 def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation, monkeypatch, capfd):
     node = make_node()
     log = Log(capfd)
