@@ -102,7 +102,7 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
                     f"{last.p50.get('followed', 0):.0f} ms"
                 )
         except KeyboardInterrupt:
-            pass
+            failure = "interrupted"
         except Exception:  # what was measured until then is not to be lost
             failure = traceback.format_exc()
             native_stacks(perception.pid, out / "native_stacks.txt")
@@ -140,7 +140,8 @@ def main() -> int:
         return 1
     verdicts = judged(samples, growth=options.growth / 100, latency=not options.no_latency)
     report = {
-        "minutes": options.minutes,
+        "minutes": samples[-1].minutes,
+        "minutes asked for": options.minutes,
         "events": counts,
         "failure": failure,
         "verdicts": [asdict(each) for each in verdicts],

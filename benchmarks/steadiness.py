@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -95,6 +96,7 @@ def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[V
         values = [[s.p50[name] for s in part if name in s.p50] for part in (first, last)]
         beside = [[s.p50[REFERENCE] for s in part] for part in (first, last)]
         if not all(values):
+            verdicts.append(Verdict(f"{name} p50, ms", math.nan, math.nan, "not measured", not latency))
             continue
         ratio, lower = drift(values, beside)
         before, after = map(statistics.median, values)

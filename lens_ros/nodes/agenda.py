@@ -20,6 +20,10 @@ class TooManyError(Exception):
     """There are as many targets as may be."""
 
 
+class StoppedError(Exception):
+    """Nothing is taken on any more; the text says why."""
+
+
 class Agenda:
     """The newest camera image, the active targets, the waiting jobs. All public methods are thread-safe.
 
@@ -106,14 +110,16 @@ class Agenda:
     # Targets ------------------------------------------------------------------------------------------------
 
     def set_instruction(self, instruction: str) -> Target:
-        """Makes `instruction` the only active one, in place of the present ones."""
+        """Makes `instruction` the only active one, in place of the present ones. Raises `StoppedError`."""
         with self._changed:
+            self._refuse_when_stopped()
             self.clear(f"replaced by a newer instruction: '{instruction}'")
             return self._new_target(instruction)
 
     def add_instruction(self, instruction: str) -> Target:
-        """Makes `instruction` active beside the others. Raises `TooManyError`."""
+        """Makes `instruction` active beside the others. Raises `TooManyError`, `StoppedError`."""
         with self._changed:
+            self._refuse_when_stopped()
             if len(self._targets) >= self._max_targets():
                 raise TooManyError
             return self._new_target(instruction)
@@ -148,6 +154,11 @@ class Agenda:
         """The active targets, the oldest first."""
         with self._changed:
             return list(self._targets.values())
+
+    def _refuse_when_stopped(self) -> None:
+        # A callback may have got hold of us before a transition, in another thread, put an end to us.
+        if self._stop_reason:
+            raise StoppedError(self._stop_reason)
 
     def _new_target(self, instruction: str) -> Target:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from lens_ros.lens import Segmentation
 
 DELIVERY_S = 1.0  # longest wait for a subscriber, which may have been killed
+# Notes of measurements for /diagnostics, until the next answer; where only goals are sent, for a while.
+NOTED_S = 60.0
+REFUSAL = "answer trouble, refused"
+OTHER_TROUBLE = "answer trouble, other"
 
 
 class AnswerPublisher:
@@ -72,8 +78,10 @@ class AnswerPublisher:
         lost with it.
         """
         for publisher in (self._reasonings, self._segmentations):
-            if publisher is not None:
-                publisher.wait_for_all_acked(Duration(seconds=DELIVERY_S))
+            # At the end of the process a cleanup may be going on in another thread, which waits as well.
+            with contextlib.suppress(InvalidHandle):
+                if publisher is not None:
+                    publisher.wait_for_all_acked(Duration(seconds=DELIVERY_S))
 
     def close(self) -> None:
         """Destroys the publishers."""
@@ -94,7 +102,8 @@ class AnswerPublisher:
     # What the worker calls ----------------------------------------------------------------------------------
 
     def ended(self, target: Target) -> None:
-        """The ids of the target's objects may be used by others."""
+        """The ids of the target's objects may be used by others, and its trouble is over."""
+        self._measured.note(_trouble(target), "")
         with self._lock:
             self._forget(target)
 
@@ -137,8 +146,10 @@ class AnswerPublisher:
             self._measured.count("answers")
             self._measure(answer.result, ("preprocess", "reason", "decode"))
             self._say(answer.target, _summary(answer.result))
+            self._measured.note(_trouble(answer.target), "")
         if given:
-            self._measured.forget_notes("answer trouble")
+            self._measured.note(OTHER_TROUBLE, "")
+            self._measured.note(REFUSAL, "")
             self._measured.add("total", 1e3 * (time.monotonic() - self._started_at))
             self._measure_age(frame)
 
@@ -224,12 +235,20 @@ class AnswerPublisher:
         """Logs why the image cannot be used."""
         self._images.complain(error)
 
-    def failed(self, instruction: str, error: Exception) -> str:
-        """Logs what went wrong in the model; returns the reason to publish."""
+    def failed(self, instruction: str, error: Exception, target: Target | None = None) -> str:
+        """Logs what went wrong in the model; returns the reason to publish. /diagnostics tell of a target's
+        failure until it is answered or ends.
+        """
         reason = described(error)
         details = "" if is_ours(error) else "\n" + "".join(traceback.format_exception(error))
         self._measured.count("failures")
-        self._measured.note("answer trouble", f"'{shortened(instruction)}' failed: {reason}")
+        trouble = f"'{shortened(instruction)}' failed: {reason}"
+        if target is None:
+            self._measured.note(OTHER_TROUBLE, trouble, seconds=NOTED_S)
+        else:
+            self._measured.note(_trouble(target), trouble)
+            if target.ended:  # in another thread, maybe before the note
+                self._measured.note(_trouble(target), "")
         self.node.get_logger().error(f"'{shortened(instruction)}' failed: {reason}{details}")
         return reason
 
@@ -283,6 +302,10 @@ class ReasoningStream:
             return False
         self._next = now + self._interval
         return True
+
+
+def _trouble(target: Target) -> str:
+    return f"answer trouble, {target.id}"
 
 
 def _summary(result: Segmentation) -> str:

@@ -18,10 +18,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import (
+    QoSCompatibility,
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
+    qos_check_compatible,
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -30,6 +32,8 @@ try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[no-redef]
+
+RECHECK_S = 1.0  # whether publishers that did not match are gone
 
 
 def reliable(depth: int) -> QoSProfile:
@@ -116,9 +120,12 @@ class Endpoints:
     def __init__(
         self, node: LifecycleNode, on_mismatch: Callable[[str, str], None] = lambda topic, text: None
     ) -> None:
-        """`on_mismatch(topic, text)` is called when a publisher's quality of service does not match."""
+        """`on_mismatch(topic, text)` is called when a publisher's quality of service does not match, and with
+        an empty text once none is left of that kind.
+        """
         self._node = node
         self._on_mismatch = on_mismatch
+        self._mismatched: set[str] = set()
         self._open: list[tuple[Callable[[Any], Any], Any]] = []  # how to destroy it, and what
 
     def publisher(self, message_type: type, topic: str, depth: int) -> Any:
@@ -136,16 +143,18 @@ class Endpoints:
         self, message_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile
     ) -> None:
         """A subscription with a callback group of its own; what does not match it is logged."""
+        resolved = self._node.resolve_topic_name(topic)
         created = self._node.create_subscription(
             message_type,
             topic,
             callback,
             profile,
             callback_group=MutuallyExclusiveCallbackGroup(),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._mismatch_of(topic)),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._mismatch_of(resolved)),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._open.append((self._node.destroy_subscription, created))
+        self.timer(RECHECK_S, lambda: self._recheck(resolved, created.qos_profile))
 
     def service(
         self,
@@ -176,13 +185,23 @@ class Endpoints:
 
     def close(self) -> None:
         """Destroys everything that was opened, the latest first."""
-        while self._open:
-            destroy, entity = self._open.pop()
-            destroy(entity)
+        while self._mismatched:
+            self._on_mismatch(self._mismatched.pop(), "")
+        with contextlib.suppress(IndexError):  # at the process' end another thread may be closing as well
+            while True:
+                destroy, entity = self._open.pop()
+                destroy(entity)
 
-    def _mismatch_of(self, topic: str) -> Callable[[Any], None]:
-        resolved = self._node.resolve_topic_name(topic)
+    def _recheck(self, topic: str, profile: QoSProfile) -> None:
+        """The middleware tells of publishers that do not match, not that they are gone."""
+        if topic not in self._mismatched:
+            return
+        offered = [each.qos_profile for each in self._node.get_publishers_info_by_topic(topic)]
+        if all(qos_check_compatible(each, profile)[0] != QoSCompatibility.ERROR for each in offered):
+            self._mismatched.discard(topic)
+            self._on_mismatch(topic, "")
 
+    def _mismatch_of(self, resolved: str) -> Callable[[Any], None]:
         def mismatch(event: Any) -> None:
             policy = str(qos_policy_name_from_kind(event.last_policy_kind)).split(".")[-1]
             text = (
@@ -191,6 +210,7 @@ class Endpoints:
                 f"qos_overrides.{resolved}.subscription.*"
             )
             self._node.get_logger().warning(text)
+            self._mismatched.add(resolved)
             self._on_mismatch(resolved, text)
 
         return mismatch

@@ -92,11 +92,12 @@ class TargetFollower:
         name = str(target.id)
         known = self._followed.get(name)
         if known is None or known.target is not target:
-            known = self._followed[name] = _Known(target, ReasonAgain(), holds=False)
+            known = _Known(target, ReasonAgain(), holds=False)
         accepted = any(not instance.rejected for instance in answer.instances)
         if accepted or not known.holds:
             self._tracker.start(name, rgb, answer)
             known.holds = accepted
+        self._followed[name] = known
 
     def follow(self, rgb: np.ndarray) -> list[Followed]:
         """Every active target on the next image. Raises what the model raises."""

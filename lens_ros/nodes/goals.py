@@ -15,6 +15,7 @@ from typing import Any
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes import conversions
@@ -24,7 +25,7 @@ from lens_ros.nodes.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.reporting import described, shortened
-from lens_ros.nodes.services import request_objection
+from lens_ros.nodes.services import RESPONSE_GRACE_S, request_objection
 from lens_ros.nodes.work import Job
 from lens_ros.nodes.worker import InferenceWorker
 
@@ -32,7 +33,6 @@ MAX_WAITING_GOALS = 32  # each may hold an image
 # For clients that ask late. A change of one goal's state is told with the states of all goals that are kept:
 # with the 15 minutes that are Humble's default, busy clients would slow each other down.
 RESULTS_KEPT_S = 15
-RESULT_GRACE_S = 0.5  # for clients to fetch the results, and the middleware to deliver them, at the end
 CANCELLED = "cancelled by its client"
 Feedback = SegmentInstruction.Feedback
 
@@ -55,17 +55,20 @@ class Goals:
         self._changed = threading.Condition()
         self._goals: dict[bytes, _Goal] = {}  # those without a result, by goal id
         self._cancelled_early: set[bytes] = set()
+        self._arriving = 0  # goals that were let in and are not in `_goals` yet
+        self._ending = False
         self._concluded_at = float("-inf")
 
     def open(self) -> None:
         """Begins to accept goals."""
+        self._ending = False
         self._server = _DeferringActionServer(
             self._node,
             SegmentInstruction,
             "~/segment_instruction",
             self._conclude,
             callback_group=ReentrantCallbackGroup(),
-            goal_callback=lambda request: GoalResponse.ACCEPT,  # a rejection could not say why
+            goal_callback=self._let_in,
             handle_accepted_callback=self._accepted,
             cancel_callback=self._cancel,
             result_timeout=RESULTS_KEPT_S,
@@ -79,19 +82,32 @@ class Goals:
             server.destroy()
 
     def drain(self, timeout: float) -> None:
-        """Waits until every goal has its result, which takes another thread of the executor."""
+        """Lets no goal in any more, and waits until every one has its result, which takes another thread of
+        the executor.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._goals, timeout)
-            # rclpy sends a result some time after the callback that gave it, and tells nobody when.
-            left = self._concluded_at + RESULT_GRACE_S - time.monotonic()
+            self._ending = True
+            self._changed.wait_for(lambda: not self._goals and not self._arriving, timeout)
+            left = self._concluded_at + RESPONSE_GRACE_S - time.monotonic()
         if left > 0:
             time.sleep(left)
+
+    def _let_in(self, request: SegmentInstruction.Goal) -> GoalResponse:
+        """Every goal, to be aborted with the reason if need be: a rejection could not say why. At the end
+        there is nobody left to abort it.
+        """
+        with self._changed:
+            if self._ending:
+                return GoalResponse.REJECT
+            self._arriving += 1
+            return GoalResponse.ACCEPT
 
     def _accepted(self, handle: Any) -> None:
         server = self._server
         assert server is not None
         goal = _Goal(handle, server, self._settings())
         with self._changed:
+            self._arriving -= 1
             self._goals[goal.key] = goal
             cancelled = goal.key in self._cancelled_early
             self._cancelled_early.discard(goal.key)
@@ -151,6 +167,7 @@ class Goals:
             with self._changed:
                 del self._goals[goal.key]
                 del goal.job  # it refers back, and would keep its image and masks until garbage is collected
+                handle.request.image = Image()  # rclpy keeps the request for as long as the result
                 self._concluded_at = time.monotonic()
                 self._changed.notify_all()
         how = result.message or "answered"

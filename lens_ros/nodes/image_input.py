@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -30,7 +31,8 @@ class ImageInput:
     """The subscription to `image`, or to `image/compressed` by the parameter image_transport.
 
     `on_image(message)` is called for every image that has passed `check` and is `fresh`, `on_silence()` when
-    none has come for image_timeout_s.
+    none has come for image_timeout_s. Whoever opens or closes holds `changing`: transitions do so in another
+    thread than services.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ImageInput:
         on_silence: Callable[[], None],
     ) -> None:
         self.node = node
+        self.changing = threading.RLock()
         self.topic = node.resolve_topic_name("image")
         self._settings = settings
         self._measured = measured
@@ -55,6 +58,7 @@ class ImageInput:
 
     def open(self) -> None:
         """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""
+        self.close()  # never twice
         settings = self._settings()
         self._complaints = Throttle(settings.log_interval_s)
         # Remapping `image` moves the compressed topic along, as with image_transport.
@@ -70,7 +74,7 @@ class ImageInput:
     def close(self) -> None:
         """Receives no more."""
         self._endpoints.close()
-        for trouble in ("silence", "image trouble", "image change", f"mismatch {self.topic}"):
+        for trouble in ("silence", "image trouble", "image change"):
             self._measured.forget_notes(trouble)
 
     @property

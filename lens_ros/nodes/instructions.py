@@ -8,8 +8,8 @@ from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header, String
 
 from lens_ros.inputs import InstructionError, check_instruction
-from lens_ros.nodes.agenda import TooManyError
-from lens_ros.nodes.answers import AnswerPublisher
+from lens_ros.nodes.agenda import StoppedError, TooManyError
+from lens_ros.nodes.answers import NOTED_S, REFUSAL, AnswerPublisher
 from lens_ros.nodes.endpoints import Endpoints, reliable
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.reporting import shortened, survives
@@ -56,10 +56,7 @@ class Instructions:
         """Follows `instruction` instead of the present ones, or says why not, to the log and all readers."""
         worker = self._worker()
         if worker is None:
-            self.node.get_logger().warning(
-                f"instruction '{shortened(instruction)}' ignored: the node is inactive; activate it and "
-                "send it again"
-            )
+            self._ignore(instruction)
             return
         objection = instruction_objection(instruction)
         if objection:
@@ -68,7 +65,16 @@ class Instructions:
             self._answers.publish_unanswered(refused, Header(), objection)
             return
         self._announce(worker, instruction)
-        worker.set_instruction(instruction)
+        try:
+            worker.set_instruction(instruction)
+        except StoppedError:
+            self._ignore(instruction)
+
+    def _ignore(self, instruction: str) -> None:
+        self.node.get_logger().warning(
+            f"instruction '{shortened(instruction)}' ignored: the node is inactive; activate it and send it "
+            "again"
+        )
 
     @survives
     def _on_instruction(self, message: String) -> None:
@@ -118,6 +124,9 @@ class Instructions:
                 "REMOVE one of them, use SET to replace them, or raise the parameter max_targets"
             )
             return
+        except StoppedError:
+            response.message = INACTIVE
+            return
         self._announce(worker, request.instruction)
         response.success, response.target_id = True, target.id
         response.message = "added" if adding else "set"
@@ -134,7 +143,7 @@ class Instructions:
 
     def _refuse(self, objection: str) -> None:
         self._measured.count("refused")
-        self._measured.note("answer trouble, refused", f"instruction refused: {objection}")
+        self._measured.note(REFUSAL, f"instruction refused: {objection}", seconds=NOTED_S)
         self.node.get_logger().warning(f"instruction refused: {objection}")
 
     def _announce(self, worker: InferenceWorker, instruction: str) -> None:

@@ -32,14 +32,19 @@ class Interrupted(BaseException):
 
 
 class Interruptible:
-    """Work of another thread that can be given up, while it is in Python code or as soon as it is there."""
+    """Work of another thread that can be given up, while it is in Python code or as soon as it is there; work
+    that comes later is given up at its beginning.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: int | None = None
+        self._given_up = False
 
     def __enter__(self) -> None:
         with self._lock:
+            if self._given_up:
+                raise Interrupted
             self._thread = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:
@@ -47,8 +52,9 @@ class Interruptible:
             self._thread = None
 
     def interrupt(self) -> None:
-        """Raises `Interrupted` in that thread, where there is one."""
+        """Raises `Interrupted` in that thread, where there is one, and in any that begins later."""
         with self._lock:
+            self._given_up = True
             if self._thread is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread), ctypes.py_object(Interrupted)

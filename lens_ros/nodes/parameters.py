@@ -188,7 +188,7 @@ class PerceptionParameters:
         120.0,
         "Seconds without a turn of the node's executor after which its process prints where each thread is "
         "and ends with status 1, so that launch starts it anew; 0 never, otherwise at least 3. Time in a "
-        "debugger counts.",
+        "debugger counts. Without effect on Humble, whose Python's watchdog goes by the system's clock.",
         bounds=(0.0, 3600.0),
     )
     log_interval_s: float = _parameter(

@@ -10,7 +10,8 @@ Published, RELIABLE, with the header of the camera image:
   it, also when nothing was found
 - `reasoning`, lens_ros/Reasoning, while it is generated; the last one of an answer has finished = true
 - `mask`, `labels`, `overlay`, `overlay/compressed`, `markers`, `detections`: one each per processed image,
-  over all its instructions, computed only for subscribers (see `pictures`)
+  over all its instructions, computed only for subscribers (see `pictures`); a second one when an answer about
+  an image comes after its other instructions were followed to it, and no newer image was
 
 Services and the action:
 - `~/set_instruction`, lens_ros/SetInstruction: several active instructions
@@ -64,6 +65,7 @@ WAITING_SERVICES = (Segment, ChangeState)
 WAITING_THREADS = WAITING_SEGMENT_CALLS + 2
 DRAIN_S = 5.0  # longest wait for the executor to send the results of goals
 LETTING_GO_S = 30.0  # longest wait for the model at its next token, or in what comes before the first
+STATES = ("unconfigured", "inactive", "active", "finalized")  # between which the lifecycle moves
 ENDING_S = 4.0  # the same at the process' end: `ros2 launch` kills 10 s after it has asked
 
 
@@ -104,7 +106,7 @@ class PerceptionNode(LifecycleNode):
         super().__init__(name, **options)
         parameters.declare(self, PerceptionParameters)
         self.add_on_set_parameters_callback(
-            parameters.validator(PerceptionParameters, unconfigured=lambda: self._lens is None)
+            parameters.validator(PerceptionParameters, unconfigured=self._is_unconfigured)
         )
         self._lens: Lens | None = None
         self._worker: InferenceWorker | None = None
@@ -131,7 +133,7 @@ class PerceptionNode(LifecycleNode):
     @property
     def in_transition(self) -> bool:
         """Whether the lifecycle is between two states."""
-        return self._situation.state.endswith("ing")
+        return self._situation.state not in STATES
 
     @property
     def hangs(self) -> bool:
@@ -142,6 +144,9 @@ class PerceptionNode(LifecycleNode):
     def hang_timeout_s(self) -> float:
         """After how long without a callback the process is ended (the parameter of this name)."""
         return float(self.get_parameter("hang_timeout_s").value)
+
+    def _is_unconfigured(self) -> bool:
+        return self._lens is None and not self.in_transition
 
     def _settings(self) -> PerceptionParameters:
         return parameters.read(self, PerceptionParameters)
@@ -197,7 +202,9 @@ class PerceptionNode(LifecycleNode):
         )
         self._worker.start()
         try:
-            self._images.open()
+            with self._images.changing:
+                if self._worker.enabled:  # `~/enable` is served already
+                    self._images.open()
             self._camera_info.open()
         except Exception as error:
             self._stop("the node could not be activated")
@@ -278,11 +285,13 @@ class PerceptionNode(LifecycleNode):
 
     def _stop(self, reason: str, *, grace_s: float | None = None) -> bool:
         """Whether the model has let go."""
-        worker, self._worker = self._worker, None
-        self._images.close()
+        with self._images.changing:
+            worker, self._worker = self._worker, None
+            self._images.close()
         self._camera_info.close()
         grace_s = LETTING_GO_S if grace_s is None else grace_s
         let_go = worker is None or worker.stop(reason, grace_s=grace_s)
+        self._hanging = [each for each in self._hanging if each.alive]
         if worker is not None and not let_go:
             self._hanging.append(worker)
             self._situation.failure = (
@@ -296,6 +305,7 @@ class PerceptionNode(LifecycleNode):
 
     def _release(self) -> None:
         self._warmer.end()
+        self._calls.drain(DRAIN_S)
         self._goals.drain(DRAIN_S)
         for part in (self._goals, self._calls, self._instructions, self._answers):
             part.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -24,6 +25,8 @@ from lens_ros.srv import Segment
 WAITING_SEGMENT_CALLS = (
     2  # calls of ~/segment that may wait for the model at once; each holds one executor thread
 )
+# rclpy sends what a callback has returned some time later and tells nobody when; and it is to be delivered.
+RESPONSE_GRACE_S = 0.5
 
 
 class Services:
@@ -44,6 +47,7 @@ class Services:
         self._answers = answers
         self._endpoints = Endpoints(node)
         self._segment_slots = threading.BoundedSemaphore(WAITING_SEGMENT_CALLS)
+        self._responded_at = float("-inf")
 
     def open(self) -> None:
         """Begins to listen."""
@@ -51,8 +55,21 @@ class Services:
         self._endpoints.service(SetBool, "~/enable", self._on_enable)
         self._endpoints.service(Trigger, "~/reset_tracking", self._on_reset_tracking)
 
+    def drain(self, timeout: float) -> None:
+        """Waits until every call of `~/segment` has its response; call it once the worker has stopped."""
+        deadline = time.monotonic() + timeout
+        taken = [
+            self._segment_slots.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            for _ in range(WAITING_SEGMENT_CALLS)
+        ]
+        for _ in range(sum(taken)):
+            self._segment_slots.release()
+        left = self._responded_at + RESPONSE_GRACE_S - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+
     def close(self) -> None:
-        """Listens no more."""
+        """Listens no more; call `drain` before."""
         self._endpoints.close()
 
     @survives
@@ -74,6 +91,7 @@ class Services:
             worker.submit(job)
             job.done.wait()
         finally:
+            self._responded_at = time.monotonic()
             self._segment_slots.release()
         if job.error:
             response.message = job.error
@@ -85,16 +103,17 @@ class Services:
 
     @survives
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        worker = self._worker()
-        if worker is None:
-            response.message = INACTIVE
-            return response
-        # The subscription goes as well: an image that nobody looks at is not even received.
-        if request.data and not worker.enabled:
-            self._images.open()
-        elif not request.data:
-            self._images.close()
-        worker.enable(request.data)
+        with self._images.changing:  # a transition opens and closes them in another thread
+            worker = self._worker()
+            if worker is None:
+                response.message = INACTIVE
+                return response
+            # The subscription goes as well: an image that nobody looks at is not even received.
+            if request.data and not worker.enabled:
+                self._images.open()
+            elif not request.data:
+                self._images.close()
+            worker.enable(request.data)
         count = len(worker.targets)
         response.success = True
         response.message = (

@@ -8,17 +8,21 @@ minute of a soak: Fast DDS did not come back from creating a subscription (docs/
 from __future__ import annotations
 
 import faulthandler
+import sys
 import time
 
 ALIVE_PERIOD_S = 1.0  # the thread is made anew each time
 LEAST_S = 3.0  # an idle executor makes a turn each second
+# Before Python 3.11 faulthandler's thread waits by the system's clock (bpo-41710): one that is set
+# forward, as on a robot that gets its time from the network, would end a node that is well.
+BY_STEADY_CLOCK = sys.version_info >= (3, 11)
 
 
 class Watchdog:
     """Ends the process `limit_s`, at least 3 s, after the last sign of life, with exit status 1.
 
     Before, it prints to stderr `Timeout` and where each thread is. Time in which the process is stopped
-    (SIGSTOP, a debugger) counts.
+    (SIGSTOP, a debugger) counts. Never on Python before 3.11 (Humble).
     """
 
     def __init__(self) -> None:
@@ -31,7 +35,7 @@ class Watchdog:
         if now < self._told_at + ALIVE_PERIOD_S and limit_s == self._limit_s:
             return
         self._told_at, self._limit_s = now, limit_s
-        if limit_s > 0:
+        if limit_s > 0 and BY_STEADY_CLOCK:
             faulthandler.dump_traceback_later(max(limit_s, LEAST_S), exit=True)
         else:
             faulthandler.cancel_dump_traceback_later()

@@ -29,6 +29,7 @@ class Target:
     after: int = -1  # Frame.number that the next image has to exceed
     waiting: bool = True  # for its next answer, whatever the interval says
     due: float = 0.0  # earliest start of the next answer, on the worker's clock
+    failures: int = 0  # of the model, since its last answer
 
 
 @dataclass(eq=False)
@@ -114,5 +115,7 @@ class Listener(Protocol):
     def unusable(self, frame: Frame, error: Exception) -> None:
         """The image could not be decoded; whoever waited for it goes on waiting for a usable one."""
 
-    def failed(self, instruction: str, error: Exception) -> str:
-        """The model raised `error`; returns the reason to give for the missing answer."""
+    def failed(self, instruction: str, error: Exception, target: Target | None = None) -> str:
+        """The model raised `error`, about a target or a job; returns the reason to give for the missing
+        answer.
+        """

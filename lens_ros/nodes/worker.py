@@ -16,6 +16,7 @@ Policy
   disturb the others. No instruction vanishes: one that ends before its answer is reported as unanswered, with
   the reason.
 - An instruction that comes before any usable image waits for one.
+- One that the model fails at is asked about again, after 5 s at first and ever more seldom.
 - Every instruction is answered once, or every `interval()` seconds where that is above 0, all together, each
   time on a newer image, and at most `max_rate_hz()` times a second.
 - Jobs (an image of their own, or the next camera image) are served in the order in which they came, those
@@ -36,7 +37,8 @@ from lens_ros.nodes.agenda import Agenda
 from lens_ros.nodes.following import TargetFollower
 from lens_ros.nodes.work import Answer, Frame, Infer, Job, Listener, Target
 
-AFTER_FAILURE_S = 5.0  # from a failure to follow to the next act of reasoning
+AFTER_FAILURE_S = 5.0  # from a failure to the next act of reasoning, doubled with each further one
+MOST_DOUBLINGS = 3
 
 
 class InferenceWorker(Agenda):
@@ -130,6 +132,8 @@ class InferenceWorker(Agenda):
             for target in left:
                 target.reported = True
             listener, self._listener = self._listener, cast(Listener, _Nobody())
+            # The thread may stay for good; what it does not hold itself need not stay with it.
+            self._follower = self._frame = None
         for target in left:
             listener.unanswered(target, target.ended or reason)
 
@@ -170,9 +174,10 @@ class InferenceWorker(Agenda):
             for target in abandoned:
                 self._listener.unanswered(target, target.ended)
             return
-        if self._follower is not None:
-            self._follow(self._follower, frame, rgb, others_than=targets)
-            self._follower.asked(targets)
+        follower = self._follower
+        if follower is not None:
+            self._follow(follower, frame, rgb, others_than=targets)
+            follower.asked(targets)
         self._listener.started(targets, frame)
         self._answer(
             targets,
@@ -193,13 +198,31 @@ class InferenceWorker(Agenda):
         answers = []
         for target, result, reason in zip(targets, results, reasons, strict=True):
             if not reason and isinstance(result, Exception):
-                reason = self._listener.failed(target.instruction, result)
+                reason = self._listener.failed(target.instruction, result, target)
+                self._ask_again_later(target)
+            elif not reason:
+                target.failures = 0
             answers.append(Answer(target, None if reason else result, reason))
         self._listener.answered(frame, rgb, answers)
-        if self._follower is not None:
+        follower = self._follower
+        if follower is not None:
             for answer in answers:
                 if answer.result is not None:
-                    self._follower.start(answer.target, rgb, answer.result)
+                    self._start_following(follower, answer, rgb)
+
+    def _start_following(self, follower: TargetFollower, answer: Answer, rgb: np.ndarray) -> None:
+        try:
+            follower.start(answer.target, rgb, answer.result)
+        except Exception as error:
+            self._listener.failed("following", error)
+            self._ask_again_later(answer.target)
+
+    def _ask_again_later(self, target: Target) -> None:
+        with self._changed:
+            seconds = AFTER_FAILURE_S * 2 ** min(target.failures, MOST_DOUBLINGS)
+            target.failures += 1
+            at = self._clock() + seconds
+            target.waiting, target.due = True, min(target.due, at) if self._interval() > 0 else at
 
     def _finish(self, jobs: list[Job], results: list[Any]) -> None:
         for job, result in zip(jobs, results, strict=True):
@@ -237,12 +260,11 @@ class InferenceWorker(Agenda):
         try:
             followed = follower.follow(rgb)
         except Exception as error:
-            self._listener.failed("following", error)
             follower.clear()
-            with self._changed:
-                for target in self._targets.values():
-                    if target not in others_than:
-                        target.waiting, target.due = True, self._clock() + AFTER_FAILURE_S
+            for target in self.targets:
+                if target not in others_than:
+                    self._ask_again_later(target)
+            self._listener.failed("following", error)
             return
         with self._changed:
             followed = [f for f in followed if not f.target.ended and f.target not in others_than]

@@ -28,8 +28,9 @@ HEAD = """# What happens when something goes wrong
 Written by `make faults`, which runs [tests/faults](../tests/faults): {count} faults, each brought about in
 real processes over real DDS, with the model that ships. {shared} of them meet one and the same `perception`
 process, one after the other; a fault that ends a process gets its own. A row is written only by a test that
-saw all of it: the message, the entry in `/diagnostics`, a good image and an instruction answered afterwards
-with the same box as before, and one answer for every instruction and goal that was sent until then.
+saw all of it: the message, the entry in `/diagnostics` (— where there is none, as of a process that has
+ended), a good image and an instruction answered afterwards with the same box as before, and one answer for
+every instruction and goal that was sent until then. Where the process ends, "afterwards" is how, no more.
 
 Messages are quoted as the node gave them; durations and folders are replaced by N and "…", long ones are cut.
 How long each recovery took on the machine that ran it is in `out/faults.json`.

@@ -189,12 +189,15 @@ class Robot:
         return lines()[0]
 
     def diagnosed(self, part: str, level: str, text: str, make: Callable[[], Any] | None = None) -> str:
-        """The first status since `begin` of a part, with a level and a text in its message."""
+        """The first status since `begin` of a part, with a level and a text in its message; one that is OK
+        from now on, as it was so before the fault as well.
+        """
+        begun = len(self.statuses) if level == "OK" else 0
 
         def statuses() -> list[str]:
             return [
                 f"{level} {part}: {status.message}"
-                for name, status in self.statuses
+                for name, status in self.statuses[begun:]
                 if name == part and _level(status) == level and text in status.message
             ]
 

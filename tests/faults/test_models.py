@@ -7,9 +7,11 @@ import signal
 import pytest
 from action_client import Client
 from action_msgs.msg import GoalStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, TIMEOUT, Graph
 
-from lens_ros.nodes.processes import DEACTIVATE
+from lens_ros.nodes.processes import DEACTIVATE, SHUTDOWN
 from lens_ros.srv import SetInstruction
 
 from .report import Row
@@ -47,6 +49,7 @@ def test_a_failing_model_costs_one_answer(fault, reason, robot: Robot, row: Row)
 def test_one_bad_instruction_costs_the_others_nothing(robot: Robot, row: Row):
     texts = [QUESTION, f"crash: {QUESTION}", "the white mug"]
     before = [len(robot.of(text)) for text in texts]
+    failed = robot.counter("answers", "failed")
     for text in texts:
         kinds = SetInstruction.Request
         operation = kinds.SET if text is texts[0] else kinds.ADD
@@ -61,10 +64,11 @@ def test_one_bad_instruction_costs_the_others_nothing(robot: Robot, row: Row):
     answers = [robot.of(text)[n] for text, n in zip(texts, before, strict=True)]
     assert [bool(answer.instances) for answer in answers] == [True, False, True]
     row.said = robot.hears("[ERROR]", "failed: RuntimeError")
-    row.diagnostics = robot.diagnosed("answers", "OK", "no trouble", robot.image)
-    row.diagnostics = f"{row.diagnostics}; the counter 'failed' goes up"
+    row.diagnostics = robot.diagnosed("answers", "WARN", "failed: RuntimeError", robot.image)
+    robot.counted("answers", "failed", failed)
     robot.works(row)
-    row.held("the others are answered")
+    robot.diagnosed("answers", "OK", "no trouble")
+    row.held("the others are answered; the warning ends with the instruction")
 
 
 @pytest.fixture
@@ -106,6 +110,39 @@ def test_a_model_that_hangs_is_given_up_when_the_node_is_deactivated(hanging, ro
     row.held("instruction and goal are answered with the reason; configured again, the node works")
 
 
+@pytest.mark.parametrize(
+    ("transition", "reason"),
+    [
+        pytest.param(
+            number,
+            reason,
+            marks=pytest.mark.fault(AREA, f"a model that hangs for ever, {state}, and SIGTERM meanwhile"),
+            id=state,
+        )
+        for state, number, reason in (
+            ("deactivating", DEACTIVATE, "the node was deactivated"),
+            ("shutting down", SHUTDOWN, "the node was shut down"),
+        )
+    ],
+)
+def test_a_model_that_hangs_does_not_keep_a_process_in_transition(transition, reason, hanging, row: Row):
+    robot, waiting = hanging
+    graph = robot.graph
+    client = graph.node.create_client(ChangeState, f"{robot.name}/change_state")
+    graph.wait_until(client.service_is_ready, START_TIMEOUT, "the service")
+    client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+    assert waiting.wait().message == reason  # the transition is at the model, and waits for it
+    graph.processes.remove(robot.process)  # it may end
+    robot.process.send(signal.SIGTERM)
+    robot.settle()
+    assert robot.of(f"hang: {QUESTION}")[0].reason == reason
+    assert robot.process.wait(START_TIMEOUT) == 0
+    assert "Traceback" not in robot.process.log
+    row.said = robot.hears("[ERROR]", "the model did not let go within 1 s")
+    graph.node.destroy_client(client)
+    row.held("instruction and goal are answered, then the process ends with exit code 0")
+
+
 @pytest.mark.fault(AREA, "a model that hangs for ever, and SIGTERM")
 def test_a_model_that_hangs_does_not_keep_the_process(hanging, row: Row):
     robot, waiting = hanging
@@ -129,8 +166,8 @@ def test_a_frozen_process_ends_by_itself(graph: Graph, demo_image, row: Row):
     robot.say(f"freeze: {QUESTION}")
     graph.processes.remove(process)  # it may end
     assert process.wait(START_TIMEOUT) == 1
-    row.said = "Timeout (0:00:03)!"
-    assert row.said in process.log and "faulty_perception.py" in process.log.split(row.said)[1]
-    row.diagnostics = "stale: nothing is published any more"
-    row.held("says where each of its threads is, then ends with exit code 1; `ros2 launch` starts it anew")
+    said, threads = process.log.split("Timeout (")
+    assert "faulty_perception.py" in threads
+    row.said = f"Timeout ({threads.splitlines()[0]}"
+    row.held("says where each of its threads is, then ends with exit code 1")
     robot.close()

@@ -86,6 +86,34 @@ def test_it_ends_while_it_is_configured(graph: Graph, row: Row):
     row.held(f"{ENDS}, after 10 s at the latest")
 
 
+@pytest.mark.fault(AREA, "cleaning up, while a subscriber that hangs is waited for")
+def test_it_ends_while_it_is_cleaned_up(graph: Graph, demo_image, row: Row):
+    row.own_process = True
+    node, process = start(graph, "cleaning up")
+    robot = Robot(graph, process, demo_image, node)
+    robot.bring_up()
+    space = {"__ns": robot.namespace}
+    listener = launch(
+        graph, "faults.client_process", "cleaning_up_listener", {"does": "subscriber"}, remappings=space
+    )
+    topic = f"{robot.namespace}/segmentation"
+    robot.wait_until(lambda: graph.node.count_subscribers(topic) == 2, "its subscriptions")
+    robot.works()
+    robot.wait_until(lambda: "hears segmentation" in listener.log, "an answer that it hears", robot.image)
+    listener.send(signal.SIGSTOP)
+    robot.works()
+    robot.deactivate()
+    client = graph.node.create_client(ChangeState, f"{node}/change_state")
+    graph.wait_until(client.service_is_ready, START_TIMEOUT, "the service")
+    client.call_async(ChangeState.Request(transition=Transition(id=CLEANUP)))
+    row.diagnostics = robot.diagnosed("state", "OK", "cleaningup")
+    end(graph, process)
+    graph.node.destroy_client(client)
+    graph.stop(listener, signal.SIGKILL)
+    robot.close()
+    row.held(ENDS)
+
+
 @pytest.mark.fault(AREA, "active and reasoning, with a goal and an instruction in progress")
 def test_it_answers_what_is_in_progress_before_it_ends(robot: Robot, row: Row):
     """The last one: it ends the process that all the others shared."""

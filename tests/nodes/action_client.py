@@ -28,8 +28,8 @@ class Asked:
 
     def _answered(self, future: Any) -> None:
         self.handle = future.result()
-        assert self.handle.accepted
-        self.handle.get_result_async().add_done_callback(self._finished)
+        if self.handle.accepted:
+            self.handle.get_result_async().add_done_callback(self._finished)
 
     def _finished(self, future: Any) -> None:
         self.result = future.result()

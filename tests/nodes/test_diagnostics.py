@@ -129,6 +129,21 @@ def test_a_mismatch_of_quality_of_service_is_a_warning(graph, make_node, reader)
     publisher = graph.node.create_publisher(Image, "image", best_effort)
     assert level(reader.wait_for("images", "does not match (RELIABILITY)")) == WARN
     graph.node.destroy_publisher(publisher)
+    graph.wait_until(
+        lambda: "does not match" not in reader.latest["images"].message, TIMEOUT, "the end of the warning"
+    )
+
+
+def test_one_that_always_fails_is_a_warning_until_it_ends(make_node, conversation, reader):
+    node = make_node()
+    conversation.wait_until_heard()
+    conversation.ask("this breaks")
+    other = node.worker().add_instruction("the mug")
+    assert conversation.wait_for_answer("the mug", with_images=True).reason == ""
+    reader.latest.clear()
+    assert level(reader.wait_for("answers", "'this breaks' failed")) == WARN
+    node.worker().remove(next(t.id for t in node.worker().targets if t is not other), "removed")
+    assert level(reader.wait_for("answers", "no trouble")) == OK
 
 
 def test_a_failing_model_is_a_warning_until_it_works(make_node, conversation, reader):

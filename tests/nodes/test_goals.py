@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import rclpy
 from action_client import STAGES, Client, Feedback
@@ -10,6 +12,8 @@ from finder import TOKENS
 from ros_graph import TIMEOUT
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
+
+from lens_ros.nodes import goals
 
 
 @pytest.fixture
@@ -56,6 +60,33 @@ def test_the_next_camera_image_is_used_when_asked_for(graph, make_node, client, 
     image = conversation.send_image()
     assert asked.wait().segmentation.header == image.header != old.header
     assert not conversation.of("segmentation")  # a goal's answer goes to its client alone
+
+
+def test_images_do_not_stay_with_the_results(make_node, client, image):
+    node = make_node()
+    assert client.ask("the mug", image).wait().success
+    assert not client.ask("", image).wait().success  # refused
+    node.trigger_deactivate()
+    assert not client.ask("the mug", image).wait().success
+    kept = [handle.request for handle in node._goals._server._goal_handles.values()]
+    assert len(image.data) > 0 and [len(request.image.data) for request in kept] == [0, 0, 0]
+
+
+def test_who_comes_at_the_very_end_is_rejected_while_others_get_their_results(
+    make_node, finder, client, image, monkeypatch
+):
+    monkeypatch.setattr(goals, "RESPONSE_GRACE_S", TIMEOUT)
+    node = make_node()
+    assert client.ask("the mug", image).wait().success
+    draining = threading.Thread(target=node._goals.drain, args=(TIMEOUT,), daemon=True)
+    draining.start()
+    while not node._goals._ending:
+        pass
+    late = client.ask("the bowl", image)
+    client.graph.wait_until(lambda: late.handle, TIMEOUT, "an answer to the goal")
+    assert not late.handle.accepted and draining.is_alive()
+    assert len(finder.asked) == 1
+    node._goals._concluded_at = float("-inf")  # for the end of the node
 
 
 def test_cancelling_while_it_waits_for_an_image(graph, make_node, client):

@@ -213,6 +213,19 @@ def test_a_node_whose_autostart_fails_stays_up_and_can_be_configured(graph, tmp_
     assert graph.stop(process, signal.SIGTERM) == 0
 
 
+def test_what_it_is_configured_with_cannot_be_changed_while_it_starts_by_itself(graph, checkpoint, tmp_path):
+    parameters = {"model": str(checkpoint), "autostart": True}
+    process = NodeProcess(
+        "tests.nodes.endless_loading", tmp_path / "log", parameters=parameters, remappings={"__node": "busy"}
+    )
+    with process:
+        graph.wait_for_log(process, "loading model")
+        refused = graph.set_parameter("busy", "model", "other")
+        assert not refused.successful and "is read when the node is configured" in refused.reason
+        assert graph.set_parameter("busy", "max_new_tokens", 24).successful
+        assert process.stop(signal.SIGTERM, START_TIMEOUT) == 0
+
+
 def test_a_node_that_starts_by_itself_can_be_ended_meanwhile(graph, checkpoint):
     process = graph.launch(
         "perception", {"model": str(checkpoint), "autostart": True}, remappings={"__node": "short"}

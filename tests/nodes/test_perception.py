@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import itertools
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from ros_graph import TIMEOUT, Conversation
 from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import SetBool
 
 from lens_ros import lens
 from lens_ros.nodes import conversions, image_input, loading
-from lens_ros.nodes.perception import PerceptionNode
+from lens_ros.nodes.executor import CallbackExecutor
+from lens_ros.nodes.perception import WAITING_SERVICES, WAITING_THREADS, PerceptionNode
 from lens_ros.nodes.processes import UNCONFIGURED
+from lens_ros.nodes.worker import InferenceWorker
+from lens_ros.srv import Segment
 
 _instructions = itertools.count(1)
 
@@ -232,6 +237,72 @@ def test_what_ends_is_not_activated_any_more(graph, monkeypatch):
     assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
     assert node.worker() is None
     node.destroy_node()
+
+
+def test_what_ends_is_not_configured_any_more(graph, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(loading, "load_lens", loaded.append)
+    node = PerceptionNode(context=graph.context)
+    node.close()
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert not loaded and not node.in_transition
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("transition", "state"),
+    [("trigger_deactivate", "deactivating"), ("trigger_shutdown", "shuttingdown")],
+)
+def test_a_transition_is_known_to_be_in_progress(transition, state, graph, make_node, monkeypatch):
+    """The end of the process waits for it, and parameters that are read when configuring stay as they are."""
+    node = make_node()
+    seen = []
+
+    def end() -> None:
+        refused = node.set_parameters([Parameter("model", value="another")])[0]
+        seen.append((node._situation.state, node.in_transition, refused.successful))
+
+    monkeypatch.setattr(node._warmer, "end", end)
+    getattr(node, transition)()
+    assert seen[0] == (state, True, False) and not node.in_transition
+
+
+def test_a_call_in_progress_is_answered_when_the_node_is_shut_down(graph, make_node, conversation, finder):
+    node = make_node()
+    conversation.wait_until_heard()
+    client = graph.node.create_client(Segment, "perception/segment")
+    graph.wait_until(client.service_is_ready, TIMEOUT, "the service")
+    executor = CallbackExecutor(WAITING_SERVICES, WAITING_THREADS, context=graph.context)
+    graph.executor.remove_node(node)
+    executor.add_node(node)
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    spinning.start()
+    request = Segment.Request(image=conversation.send_image(), instruction="the mug, slowly")
+    answer = client.call_async(request)
+    graph.wait_until(lambda: finder.asked, TIMEOUT, "the call")
+    node.trigger_shutdown()
+    graph.wait_until(answer.done, TIMEOUT, "an answer")
+    assert answer.result().message == "the node was shut down"
+    executor.shutdown()
+    spinning.join()
+    graph.node.destroy_client(client)
+
+
+def test_images_are_received_once_however_transitions_and_enable_meet(graph, make_node, monkeypatch):
+    start = InferenceWorker.start
+
+    def disabled_meanwhile(worker: InferenceWorker) -> None:
+        start(worker)
+        worker.enable(False)
+
+    monkeypatch.setattr(InferenceWorker, "start", disabled_meanwhile)
+    node = make_node()
+    assert graph.node.count_subscribers("image") == 0
+    for _ in range(2):  # the second time it is subscribed to already
+        node.worker().enable(False)
+        response = graph.call(SetBool, "perception/enable", SetBool.Request(data=True), TIMEOUT)
+        assert response.success
+        assert node.count_subscribers("image") == 1
 
 
 def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation, monkeypatch, capfd):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lens_ros.nodes.agenda import TooManyError
+from lens_ros.nodes.agenda import StoppedError, TooManyError
 from lens_ros.nodes.following import TargetFollower
 from lens_ros.nodes.throttle import Throttle
 from lens_ros.nodes.work import Job
@@ -85,7 +85,7 @@ class Listener:
     def unusable(self, frame, error):
         self._tell("unusable", frame.message)
 
-    def failed(self, instruction, error):
+    def failed(self, instruction, error, target=None):
         self._tell("failed", instruction)
         return f"reason: {error}"
 
@@ -252,6 +252,45 @@ def test_a_failing_model_is_reported_and_the_next_instruction_works(setting):
     listener.wait_for("answered", "red mug")
 
 
+def test_what_the_model_fails_at_is_asked_again_ever_more_seldom():
+    now, well = [0.0], [False]
+    model, listener = Model(), Listener()
+
+    def infer(rgb, instructions, **options):
+        return model(rgb, instructions if well[0] else ["broken"], **options)
+
+    worker = InferenceWorker(infer, decode, listener, clock=lambda: now[0])
+    worker.start()
+    target = worker.set_instruction("red mug")
+    dues = []
+    for number in range(5):
+        worker.set_frame(f"image {number}")
+        listener.wait_for("unanswered", "red mug", f"image {number}")
+        dues.append(target.due - now[0])
+        now[0] = target.due
+    assert dues == [5.0, 10.0, 20.0, 40.0, 40.0]
+    well[0], now[0] = True, now[0] - 1.0
+    worker.set_frame("too early")
+    time.sleep(0.02)
+    now[0] += 1.0
+    worker.set_frame("image 6")
+    listener.wait_for("answered", "red mug", "image 6")
+    assert ("answered", "red mug", "too early") not in listener.events and target.failures == 0
+    worker.stop("end of test", grace_s=TIMEOUT)
+
+
+def test_an_interval_asks_again_sooner():
+    now = [0.0]
+    listener = Listener()
+    worker = InferenceWorker(Model(), decode, listener, interval=lambda: 2.0, clock=lambda: now[0])
+    worker.start()
+    target = worker.set_instruction("broken")
+    worker.set_frame("image")
+    listener.wait_for("unanswered", "broken")
+    assert target.due == 2.0
+    worker.stop("end of test", grace_s=TIMEOUT)
+
+
 def test_a_failing_listener_does_not_end_the_thread(setting):
     worker, _, listener, _ = setting
     worker.set_frame("image")
@@ -286,6 +325,17 @@ def test_stopping_answers_everything_that_is_pending():
     assert waiting.done.is_set() and waiting.error == "deactivated"
     assert listener.of("answered", "unanswered") == [("unanswered", "slow one", "image", "deactivated")]
     assert submit(worker, "mug", "own").error == "deactivated"
+
+
+def test_who_comes_after_the_end_hears_of_it():
+    listener = Listener()
+    worker = InferenceWorker(Model(), decode, listener)
+    worker.start()
+    worker.stop("the node was deactivated", grace_s=TIMEOUT)
+    for start in (worker.set_instruction, worker.add_instruction):
+        with pytest.raises(StoppedError, match="the node was deactivated"):
+            start("red mug")
+    assert worker.targets == [] and listener.events == []
 
 
 def test_a_running_request_is_interrupted_by_stopping():
@@ -464,6 +514,22 @@ def test_the_job_of_a_model_that_does_not_let_go_ends(hanging):
     assert job.error == "deactivated"
 
 
+def test_a_model_that_lets_go_late_is_not_kept(hanging):
+    other, model, listener = hanging
+    follower = TargetFollower(Carrier())
+    kept = weakref.ref(follower)
+    worker = InferenceWorker(other._infer, decode, listener, follower=follower)
+    del follower
+    worker.start()
+    worker.set_instruction("slow one")
+    worker.set_frame("image")
+    listener.wait_for("started", "slow one", "image")
+    assert not worker.stop("deactivated", grace_s=0.05) and kept() is not None
+    model.release.set()
+    worker._thread.join(TIMEOUT)
+    assert not worker.alive and kept() is None  # the worker itself is still there
+
+
 def test_signs_of_life_are_tokens():
     now, tokens = [100.0], threading.Semaphore(0)
     told = threading.Event()
@@ -613,12 +679,15 @@ def test_jobs_and_targets_take_turns(setting):
 
 
 class Carrier:
-    """Instead of a tracker: carries everything on; loses what `lost` names, fails while `broken`."""
+    """Instead of a tracker: carries everything on; loses what `lost` names, fails while `broken`, and at the
+    first start of what `hard` names.
+    """
 
     def __init__(self) -> None:
         self.started: list[str] = []
         self.names: dict[str, object] = {}
         self.lost: set[str] = set()
+        self.hard: set[str] = set()
         self.broken = False
 
     @property
@@ -627,6 +696,9 @@ class Carrier:
 
     def start(self, target, image, answer):
         self.started.append(target)
+        if target in self.hard:
+            self.hard.remove(target)
+            raise RuntimeError("out of memory")
         self.names[target] = answer
 
     def stop(self, target):
@@ -649,7 +721,7 @@ class Found(str):
 
 @pytest.fixture
 def following():
-    """A worker that follows, its parts, and a clock for the questions after a loss."""
+    """A worker that follows, its parts, and its clock."""
     model, listener, carrier, now = Model(), Listener(), Carrier(), [0.0]
     model.babbles = True
 
@@ -657,7 +729,7 @@ def following():
         return [Found(answer) for answer in model(*arguments, **options)]
 
     follower = TargetFollower(carrier, clock=lambda: now[0])
-    worker = InferenceWorker(infer, decode, listener, follower=follower)
+    worker = InferenceWorker(infer, decode, listener, follower=follower, clock=lambda: now[0])
     worker.start()
     yield worker, model, listener, carrier, now
     model.release.set()
@@ -738,14 +810,40 @@ def test_a_reset_forgets_what_was_followed(following):
 
 
 def test_a_failure_to_follow_is_told_and_reasoned_about_later(following):
-    worker, _, listener, carrier, _ = following
+    worker, model, listener, carrier, now = following
     target = worker.set_instruction("red mug")
     worker.set_frame("image 1")
     listener.wait_for("answered", "red mug", "image 1")
     carrier.broken = True
     worker.set_frame("image 2")
     listener.wait_for("failed", "following")
-    assert carrier.targets == () and target.waiting and target.due > time.monotonic()
+    assert carrier.targets == () and target.waiting and target.due == 5.0
+    carrier.broken = False
+    worker.set_frame("image 3")
+    time.sleep(0.02)
+    now[0] = 5.0
+    worker.set_frame("image 4")
+    listener.wait_for("answered", "red mug", "image 4")
+    worker.set_frame("image 5")
+    listener.wait_for("followed", "red mug", "image 5")
+    assert len(model.started) == 2
+
+
+def test_what_cannot_be_followed_is_asked_again_and_the_others_are_followed(following):
+    worker, model, listener, carrier, now = following
+    hard, _ = worker.add_instruction("red mug"), worker.add_instruction("bowl")
+    carrier.hard.add(str(hard.id))
+    worker.set_frame("image 1")
+    listener.wait_for("failed", "following")
+    worker.set_frame("image 2")
+    listener.wait_for("followed", "bowl", "image 2")
+    assert ("followed", "red mug", "image 2") not in listener.events
+    now[0] = 5.0
+    worker.set_frame("image 3")
+    listener.wait_for("answered", "red mug", "image 3")
+    worker.set_frame("image 4")
+    listener.wait_for("followed", "red mug", "image 4")
+    assert model.started == ["red mug + bowl", "red mug"]
 
 
 def test_what_is_rejected_for_its_score_is_not_followed_and_asked_about_ever_more_rarely():

@@ -172,7 +172,7 @@ class LensClient:
         def answered(future: Any) -> None:
             handle = future.result()
             if not handle.accepted:
-                raise LensRefusedError("the goal was rejected")
+                raise LensRefusedError("the goal was rejected: the node is being cleaned up, or ends")
             question._accepted(handle)
 
             def ask_for_result() -> None:
