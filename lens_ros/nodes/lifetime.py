@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import Empty
 
 from lens_ros.memory import limit_heaps, trim_heap
 from lens_ros.nodes.executor import CallbackExecutor
@@ -31,6 +32,7 @@ LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to en
 SWITCH_INTERVAL_S = 0.0005
 SIGNAL_POLL_S = 0.2
 TRIM_PERIOD_S = 20.0
+TOUCH_PERIOD_S = 30.0
 
 
 class LastingNode(Protocol):
@@ -96,11 +98,15 @@ def run(
     beginning = threading.Thread(target=node.begin, name="beginning", daemon=True)
     beginning.start()
     trim_at = time.monotonic() + TRIM_PERIOD_S
+    touch_at = time.monotonic() + TOUCH_PERIOD_S
     while not ended.wait(SIGNAL_POLL_S):
         # A signal that the system gives to another thread is handled when this one wakes up.
         if executor.turns != turns:
             turns = executor.turns
             watchdog.alive(node.hang_timeout_s)
+        if time.monotonic() > touch_at and node.hang_timeout_s > 0:
+            _touch_middleware(node)
+            touch_at = time.monotonic() + TOUCH_PERIOD_S
         if time.monotonic() > trim_at:
             # A cycle may hold images and tensors; Python counts objects, not their size, and would look for
             # it after minutes. What the model consists of is exempt.
@@ -130,6 +136,14 @@ def run(
         sys.stderr.flush()
         os._exit(0)
     return 1 if crashed else 0
+
+
+def _touch_middleware(node: Node) -> None:
+    """Does not come back where Fast DDS' discovery has locked itself up: nothing is received any more then,
+    for ever, while the executor goes on turning (docs/results.md). The watchdog ends that.
+    """
+    # Not the lifecycle node's own way: that would keep it for its transitions.
+    node.destroy_publisher(Node.create_publisher(node, Empty, "~/_alive", 1))
 
 
 def _spin(executor: CallbackExecutor, ended: threading.Event) -> None:

@@ -11,7 +11,7 @@ import time
 import pytest
 from ros_graph import START_TIMEOUT
 
-LIMIT_S = 3.0
+LIMIT_S = 5.0  # the least is 3
 
 NODE = """
 import ctypes, sys, time
@@ -40,6 +40,13 @@ class Stuck(Node):
         if sys.argv[1] == "freezes":
             ctypes.PyDLL(None).sleep(3600)  # keeps the interpreter's lock
 
+    def destroy_publisher(self, publisher):  # as where the middleware has locked itself up
+        print(publisher.topic_name, flush=True)
+        if sys.argv[1] == "is deaf":
+            ctypes.PyDLL(None).sleep(3600)
+        return super().destroy_publisher(publisher)
+
+lifetime.TOUCH_PERIOD_S = 1.0
 sys.exit(lifetime.run(Stuck, lambda: CallbackExecutor((), 1), []))
 """
 
@@ -56,8 +63,15 @@ def test_a_callback_that_never_returns_ends_the_process(graph, what):
     """`graph` is only used for its environment: a domain of its own."""
     process = start(what, LIMIT_S)
     output, errors = process.communicate(timeout=START_TIMEOUT)
-    assert process.returncode == 1 and output == "begun\n"
-    assert "Timeout (0:00:03)!" in errors and "in stop_moving" in errors
+    assert process.returncode == 1 and output.startswith("begun\n")
+    assert "Timeout (0:00:05)!" in errors and "in stop_moving" in errors
+
+
+def test_a_middleware_that_has_locked_itself_up_ends_the_process(graph):
+    process = start("is deaf", LIMIT_S)
+    output, errors = process.communicate(timeout=START_TIMEOUT)
+    assert process.returncode == 1 and output == "begun\n/stuck/_alive\n"
+    assert "Timeout (0:00:05)!" in errors and "in _touch_middleware" in errors
 
 
 @pytest.mark.parametrize(("what", "limit_s"), [("returns", LIMIT_S), ("waits", 0.0)])
@@ -67,5 +81,6 @@ def test_who_moves_or_is_not_watched_lives_on(graph, what, limit_s):
     time.sleep(2 * LIMIT_S)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM if what == "returns" else signal.SIGKILL)
-    _, errors = process.communicate(timeout=START_TIMEOUT)
+    output, errors = process.communicate(timeout=START_TIMEOUT)
+    assert output.count("_alive") >= 2 if limit_s else output == ""
     assert process.returncode == (0 if what == "returns" else -signal.SIGKILL) and "Timeout" not in errors
