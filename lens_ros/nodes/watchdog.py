@@ -1,8 +1,9 @@
 """Ends a process in which nothing moves any more, so that what has started it can start it anew.
 
 A callback that never returns, or a library that waits for ever while it holds the interpreter's lock: no code
-of Python's can tell of that any more, so a thread outside of it does (faulthandler). Seen once, in the 84th
-minute of a soak: Fast DDS did not come back from creating a subscription (docs/results.md).
+of Python's can tell of that any more, so a thread outside of it does (faulthandler). Seen in soaks, after 84
+and 117 minutes: a deadlock in Fast DDS, which nothing that creates an endpoint comes back from
+(docs/results.md).
 """
 
 from __future__ import annotations
