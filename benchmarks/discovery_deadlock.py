@@ -1,0 +1,123 @@
+"""Brings about the deadlock of Fast DDS' discovery (docs/results.md), and sees whether the node ends by itself.
+
+    python -m benchmarks.discovery_deadlock [--seconds 300] [--age-ms 72]
+
+Three real processes over DDS. Participants with a lease of 150 ms have the node's thread of timers look at them
+all the time; this program makes clients of one of its services and destroys them when they are as old as Fast
+DDS' first acknowledgement to them (70 ms after they were found). It takes from seconds to many minutes, less
+where the machine is busy with something else as well. Exit status: 0 the node was deaf and has ended with
+status 1 and the place where it hung, 1 it was deaf and has not, 2 it did not come to that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import rclpy
+from lifecycle_msgs.srv import GetState
+from rclpy.executors import SingleThreadedExecutor
+from tqdm import tqdm
+
+from lens_ros.nodes import lifetime
+from lens_ros.nodes.processes import Driver, NodeProcess, ProcessError, isolate, own_domain
+
+HANG_TIMEOUT_S = 5.0
+ANSWER_S = 15.0  # without an answer for so long, the node is deaf
+CLIENTS = 20  # that exist at a time
+NEIGHBOURS = 15
+SERVICE = "perception/get_state"
+PROFILE = """<?xml version="1.0" encoding="UTF-8" ?>
+<profiles xmlns="http://www.eprosima.com">
+  <participant profile_name="short_lease" is_default_profile="true">
+    <rtps><builtin><discovery_config>
+      <leaseDuration><nanosec>150000000</nanosec></leaseDuration>
+      <leaseAnnouncement><nanosec>50000000</nanosec></leaseAnnouncement>
+    </discovery_config></builtin></rtps>
+  </participant>
+</profiles>
+"""
+NEIGHBOUR = f"""
+import time
+import rclpy
+kept = []
+for number in range({NEIGHBOURS}):
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    kept.append(rclpy.create_node(f"neighbour_{{number}}", context=context))
+time.sleep(24 * 3600)
+"""
+
+
+def churn(driver: Driver, age_s: float) -> None:
+    """Clients that are destroyed at a certain age."""
+    clients = []
+    for _ in range(CLIENTS):
+        clients.append((time.monotonic(), driver.node.create_client(GetState, SERVICE)))
+        time.sleep(0.001)
+    for born, client in clients:
+        time.sleep(max(0.0, born + age_s + random.uniform(-0.002, 0.002) - time.monotonic()))
+        driver.node.destroy_client(client)
+
+
+def until_deaf(driver: Driver, seconds: float, age_s: float) -> bool:
+    """Whether the node became deaf in this time."""
+    asking = driver.node.create_client(GetState, SERVICE)
+    driver.wait_until(asking.service_is_ready, 60.0, SERVICE)
+    began, shown = time.monotonic(), 0
+    with tqdm(total=int(seconds), unit="s") as bar:
+        while shown < seconds:
+            for _ in range(10):
+                churn(driver, age_s)
+            answer = asking.call_async(GetState.Request())
+            try:
+                driver.wait_until(answer.done, ANSWER_S, "an answer")
+            except ProcessError:
+                return True
+            passed = int(time.monotonic() - began)
+            bar.update(passed - shown)
+            shown = passed
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--age-ms", type=float, default=72.0)
+    options = parser.parse_args()
+    isolate(own_domain())
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "RMW_FASTRTPS_USE_QOS_FROM_XML"):
+        os.environ.pop(name, None)
+    rclpy.init(args=[])
+    node = rclpy.create_node("discovery_deadlock")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    folder = Path(tempfile.mkdtemp(prefix="discovery_deadlock_"))
+    (folder / "short_lease.xml").write_text(PROFILE)
+    environment = {**os.environ, "FASTDDS_DEFAULT_PROFILES_FILE": str(folder / "short_lease.xml")}
+    perception = NodeProcess(
+        "lens_ros.nodes.perception", folder / "log", parameters={"hang_timeout_s": HANG_TIMEOUT_S}
+    )
+    with subprocess.Popen([sys.executable, "-c", NEIGHBOUR], env=environment) as neighbours, perception:
+        try:
+            if not until_deaf(Driver(node, executor), options.seconds, options.age_ms / 1e3):
+                print(f"not deaf within {options.seconds:.0f} s")
+                return 2
+            status = perception.wait(lifetime.TOUCH_PERIOD_S + 2 * HANG_TIMEOUT_S)
+        finally:
+            neighbours.kill()
+    ended = status == 1 and "in _touch_middleware" in perception.log
+    print(
+        f"deaf; exit status {status}, {'where' if ended else 'but not where'} it hung is in {folder / 'log'}"
+    )
+    return 0 if ended else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
