@@ -1,12 +1,12 @@
-"""Brings about the deadlock of Fast DDS' discovery (docs/results.md), and sees whether the node ends by itself.
+"""Brings about the deadlock of Fast DDS' discovery (docs/results.md): does the node end by itself?
 
-    python -m benchmarks.discovery_deadlock [--seconds 300] [--age-ms 72]
+    python -m benchmarks.discovery_deadlock [--seconds 600] [--age-ms 72]
 
-Three real processes over DDS. Participants with a lease of 150 ms have the node's thread of timers look at them
-all the time; this program makes clients of one of its services and destroys them when they are as old as Fast
-DDS' first acknowledgement to them (70 ms after they were found). It takes from seconds to many minutes, less
-where the machine is busy with something else as well. Exit status: 0 the node was deaf and has ended with
-status 1 and the place where it hung, 1 it was deaf and has not, 2 it did not come to that.
+Three real processes over DDS. Participants with a lease of 150 ms have the node's thread of timers look at
+them all the time; this program makes clients of one of its services and destroys them when they are as old as
+Fast DDS' first acknowledgement to them (70 ms after they were found). It takes from seconds to many minutes,
+and may not come at all; a machine that is busy with something else as well helps. Exit status: 0 the node was
+deaf and has ended with status 1 and the place where it hung, 1 it was deaf and has not, 2 it was not deaf.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from lifecycle_msgs.srv import GetState
@@ -57,18 +58,18 @@ time.sleep(24 * 3600)
 
 def churn(driver: Driver, age_s: float) -> None:
     """Clients that are destroyed at a certain age."""
-    clients = []
+    clients: list[tuple[float, Any]] = []
     for _ in range(CLIENTS):
         clients.append((time.monotonic(), driver.node.create_client(GetState, SERVICE)))
         time.sleep(0.001)
     for born, client in clients:
-        time.sleep(max(0.0, born + age_s + random.uniform(-0.002, 0.002) - time.monotonic()))
+        time.sleep(max(0.0, born + age_s + random.uniform(-0.003, 0.003) - time.monotonic()))
         driver.node.destroy_client(client)
 
 
 def until_deaf(driver: Driver, seconds: float, age_s: float) -> bool:
     """Whether the node became deaf in this time."""
-    asking = driver.node.create_client(GetState, SERVICE)
+    asking: Any = driver.node.create_client(GetState, SERVICE)
     driver.wait_until(asking.service_is_ready, 60.0, SERVICE)
     began, shown = time.monotonic(), 0
     with tqdm(total=int(seconds), unit="s") as bar:
@@ -88,7 +89,7 @@ def until_deaf(driver: Driver, seconds: float, age_s: float) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--age-ms", type=float, default=72.0)
     options = parser.parse_args()
     isolate(own_domain())
@@ -113,9 +114,8 @@ def main() -> int:
         finally:
             neighbours.kill()
     ended = status == 1 and "in _touch_middleware" in perception.log
-    print(
-        f"deaf; exit status {status}, {'where' if ended else 'but not where'} it hung is in {folder / 'log'}"
-    )
+    place = "where" if ended else "but not where"
+    print(f"deaf; exit status {status}, {place} it hung is in {folder / 'log'}")
     return 0 if ended else 1
 
 
