@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from benchmarks.steadiness import NATIVE, OBJECTS, REFERENCE
+from benchmarks.steadiness import NATIVE, OBJECTS, REFERENCE, SUBSCRIBERS
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.client import BlockingLensClient, LensError
@@ -49,7 +49,7 @@ class Observer:
         self._node.create_subscription(Segmentation, "segmentation", self._on_answer, 20)
         self._node.create_subscription(Reasoning, "reasoning", lambda message: None, 50)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self.in_use: dict[str, float] = {}
+        self.told: dict[str, str] = {}  # by the latest report
         self.reports = 0  # how many came
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
@@ -78,11 +78,10 @@ class Observer:
             self.add(what, time.time() - (stamp.sec + 1e-9 * stamp.nanosec))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            values = {pair.key: pair.value for pair in status.values}
-            if NATIVE in values:
-                self.reports += 1
-                self.in_use = {name: float(values[name]) for name in (NATIVE, OBJECTS)}
+        values = {pair.key: pair.value for status in message.status for pair in status.values}
+        if NATIVE in values:
+            self.told = {name: values[name] for name in (NATIVE, OBJECTS, SUBSCRIBERS)}
+            self.reports += 1
 
     def _spin(self) -> None:
         try:
@@ -112,6 +111,8 @@ class Day:
         self._visitor: subprocess.Popen[bytes] | None = None
         driver.wait_until(lambda: self._images, TIMEOUT, "an image")
         driver.wait_until(self._action.server_is_ready, TIMEOUT, "the action")
+        for node in ("perception", "camera"):
+            driver.meet(node, TIMEOUT)
 
     @property
     def events(self) -> dict[str, tuple[Callable[[], None], float]]:

@@ -70,6 +70,8 @@ class Bench:
         for client in (*self.clients.values(), self.action):
             ready = getattr(client, "service_is_ready", None) or client.server_is_ready
             driver.wait_until(ready, 30, "a server")
+        for each in ("perception", "camera"):
+            driver.meet(each, 30)
         driver.wait_until(lambda: self.images, 30, "an image")
         node.destroy_subscription(self._camera)
 

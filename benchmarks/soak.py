@@ -94,7 +94,7 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
             while (now := (time.monotonic() - started) / 60) < minutes:
                 day.round(ROUND_S)
                 with day.rest(REST_S):
-                    last = sample(perception.pid, now, observer.in_use, observer.take())
+                    last = sample(perception.pid, now, observer.told, observer.take())
                 samples.append(last)
                 bar.n = round(now, 1)
                 bar.set_postfix_str(

@@ -15,7 +15,8 @@ WARM_UP = 0.25  # of the whole time
 SHARED_MB = 128  # the node's own segment has 64 MB; of its clients' it counts its share
 DRIFT = 1.15
 REFERENCE = "reference"
-NATIVE, OBJECTS = "native memory in use, MB", "Python's objects in use"  # in /diagnostics
+# In /diagnostics:
+NATIVE, OBJECTS, SUBSCRIBERS = "native memory in use, MB", "Python's objects in use", "subscribers"
 LATENCIES = ("followed", "reasoned", "service", "goal", "cancel", REFERENCE)
 
 
@@ -23,8 +24,8 @@ LATENCIES = ("followed", "reasoned", "service", "goal", "cancel", REFERENCE)
 class Sample:
     """The node's process after a round, and milliseconds that things took in the round.
 
-    `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.memory.native_bytes`), the
-    rest is what the system sees of it.
+    `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.memory.native_bytes`),
+    `subscribers` those of each of its topics, the rest is what the system sees of it.
     """
 
     minutes: float
@@ -35,6 +36,7 @@ class Sample:
     objects: int
     handles: int
     threads: int
+    subscribers: str
     p50: dict[str, float] = field(default_factory=dict)
     p95: dict[str, float] = field(default_factory=dict)
 
@@ -50,10 +52,10 @@ class Verdict:
     holds: bool
 
 
-def sample(pid: int, minutes: float, in_use: dict[str, float], times: dict[str, list[float]]) -> Sample:
+def sample(pid: int, minutes: float, told: dict[str, str], times: dict[str, list[float]]) -> Sample:
     """The process now. PSS: its own memory, and its share of what it shares with others.
 
-    `in_use`: from the node's diagnostics.
+    `told`: NATIVE, OBJECTS and SUBSCRIBERS, from the node's diagnostics.
     """
     rollup = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     megabytes = {name: int(text.split()[0]) * 1024e-6 for name, text in rollup.items()}
@@ -63,10 +65,11 @@ def sample(pid: int, minutes: float, in_use: dict[str, float], times: dict[str, 
         megabytes["Pss"],
         megabytes["Anonymous"],
         megabytes["Pss_Shmem"],
-        in_use[NATIVE],
-        int(in_use[OBJECTS]),
+        float(told[NATIVE]),
+        int(told[OBJECTS]),
         len(os.listdir(f"/proc/{pid}/fd")),
         int(status.split("Threads:")[1].split()[0]),
+        told[SUBSCRIBERS],
         {name: statistics.median(values) for name, values in times.items()},
         {name: float(np.quantile(values, 0.95)) for name, values in times.items()},
     )

@@ -28,6 +28,7 @@ def samples(change: Callable[[Sample, float], Sample] = lambda sample, progress:
             objects=1_600_000 + int(random.integers(2000)),
             handles=23,
             threads=24,
+            subscribers="/mask 0, /overlay 1",
             p50=dict(zip(LATENCIES, 50 * noise, strict=True)),
         )
         made.append(change(sample, number / ROUNDS))

@@ -6,6 +6,7 @@ NODE: answers, NODE: model. Levels: ERROR where nothing can work, WARN where som
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.lifecycle import LifecycleNode
+from rclpy.exceptions import InvalidHandle
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.node import Node
 
 from lens_ros.memory import native_bytes
@@ -169,6 +171,7 @@ class Diagnostics:
             "followed": measured.counted("followed"),
             "failed": measured.counted("failures"),
             "refused": measured.counted("refused"),
+            "subscribers": self._subscribers(),
             **self._spread("image age when published, ms", "age when published"),
         }
         for stage in STAGES:
@@ -196,6 +199,15 @@ class Diagnostics:
         elif situation.engine_trouble:
             level, text = DiagnosticStatus.WARN, f"{text}; {situation.engine_trouble}"
         return self._status("model", level, text, values)
+
+    def _subscribers(self) -> str:
+        """How many there are of each topic; pictures are only made for topics that have some."""
+        counts = {}
+        for publisher in list(self.node.publishers):
+            if isinstance(publisher, LifecyclePublisher):
+                with contextlib.suppress(InvalidHandle):  # another thread cleans up
+                    counts[publisher.topic_name] = publisher.get_subscription_count()
+        return ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
 
     def _present_state(self, worker: InferenceWorker | None) -> str:
         return "disabled" if worker is not None and not worker.enabled else self._situation.state

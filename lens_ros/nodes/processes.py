@@ -16,6 +16,7 @@ import rclpy
 import yaml
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import Executor
 from rclpy.node import Node
 
@@ -169,10 +170,22 @@ class Driver:
         while (left := deadline - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
 
+    def meet(self, node_name: str, timeout: float) -> None:
+        """Waits until a node knows every client that this one has made so far (`Handshake`)."""
+        client: Any = self.node.create_client(
+            GetParameters, f"{node_name}/get_parameters", qos_profile=requests()
+        )
+        try:
+            answered = Handshake(client, GetParameters.Request())
+            self.wait_until(answered, timeout, f"an answer of {client.srv_name}")
+        finally:
+            self.node.destroy_client(client)
+
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
-        """The response of a service, for which it waits as well."""
+        """The response of a service, for which it waits as well. `name`: NODE/SERVICE."""
         client: Any = self.node.create_client(service_type, name, qos_profile=requests())
         try:
+            self.meet(name.rpartition("/")[0], timeout)
             self.wait_until(client.service_is_ready, timeout, f"service {name}")
             future = client.call_async(request)
             self.wait_until(future.done, timeout, f"an answer of {name}")
@@ -186,7 +199,7 @@ class Driver:
             ChangeState, f"{node_name}/change_state", qos_profile=requests()
         )
         try:
-            self.state(node_name, timeout)  # whoever answers this knows the client made before
+            self.meet(node_name, timeout)
             self.wait_until(client.service_is_ready, timeout, f"service {client.srv_name}")
             future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
             self.wait_until(future.done, timeout, f"an answer of {client.srv_name}")

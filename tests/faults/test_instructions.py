@@ -109,6 +109,7 @@ def test_a_flood_of_goals_is_answered_one_by_one(robot: Robot, row: Row):
 @pytest.mark.fault(AREA, "flood of 12 requests to ~/segment")
 def test_a_flood_of_requests_is_answered_one_by_one(robot: Robot, row: Row):
     client = robot.graph.node.create_client(Segment, "perception/segment", qos_profile=requests())
+    robot.graph.meet("perception", TIMEOUT)
     robot.wait_until(client.service_is_ready, "the service")
     request = Segment.Request(image=robot.image(), instruction=QUESTION)
     futures = [client.call_async(request) for _ in range(12)]

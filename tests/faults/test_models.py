@@ -129,6 +129,7 @@ def test_a_model_that_hangs_does_not_keep_a_process_in_transition(transition, re
     robot, waiting = hanging
     graph = robot.graph
     client = graph.node.create_client(ChangeState, f"{robot.name}/change_state")
+    graph.meet(robot.name, START_TIMEOUT)
     graph.wait_until(client.service_is_ready, START_TIMEOUT, "the service")
     client.call_async(ChangeState.Request(transition=Transition(id=transition)))
     assert waiting.wait().message == reason  # the transition is at the model, and waits for it

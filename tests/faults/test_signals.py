@@ -76,8 +76,8 @@ def test_it_ends_in_every_state(name, walk, graph: Graph, row: Row):
 def test_it_ends_while_it_is_configured(graph: Graph, row: Row):
     row.own_process = True
     node, process = start(graph, "configuring")
-    graph.state(node, START_TIMEOUT)
     client = graph.node.create_client(ChangeState, f"{node}/change_state")
+    graph.meet(node, START_TIMEOUT)
     graph.wait_until(client.service_is_ready, START_TIMEOUT, "the service")
     client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
     graph.spin(0.3)
@@ -102,8 +102,8 @@ def test_it_ends_while_it_is_cleaned_up(graph: Graph, demo_image, row: Row):
     robot.wait_until(lambda: "hears segmentation" in listener.log, "an answer that it hears", robot.image)
     listener.send(signal.SIGSTOP)
     robot.works()
-    robot.deactivate()
     client = graph.node.create_client(ChangeState, f"{node}/change_state")
+    robot.deactivate()  # after which the node knows this client as well
     graph.wait_until(client.service_is_ready, START_TIMEOUT, "the service")
     client.call_async(ChangeState.Request(transition=Transition(id=CLEANUP)))
     row.diagnostics = robot.diagnosed("state", "OK", "cleaningup")

@@ -64,12 +64,16 @@ class Client:
 
     def __init__(self, graph: Graph, node: Any = None, *, server: str = "perception", **options: Any) -> None:
         self.graph = graph
+        self._server, self._met = server, False
         self.client = ActionClient(
             node or graph.node, SegmentInstruction, f"{server}/segment_instruction", **options
         )
 
     def ask(self, instruction: str, image: Image | None = None) -> Asked:
         """Asks about an image, or about the camera's next one."""
+        if not self._met:
+            self.graph.meet(self._server, TIMEOUT)
+            self._met = True
         self.graph.wait_until(self.client.server_is_ready, TIMEOUT, "the action server")
         goal = Goal(instruction=instruction, use_latest_image=image is None)
         if image is not None:

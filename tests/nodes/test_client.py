@@ -200,8 +200,8 @@ def test_a_coroutine_callback_awaits_beside_others(graph, make_node, client, con
         response.message = ", ".join(answer.message.instruction for answer in answers)
         return response
 
-    service = graph.node.create_service(Trigger, "both", callback)
-    response = graph.call(Trigger, "both", Trigger.Request(), TIMEOUT)
+    service = graph.node.create_service(Trigger, "~/both", callback)
+    response = graph.call(Trigger, f"{graph.node.get_name()}/both", Trigger.Request(), TIMEOUT)
     assert response.message == "the mug, the bowl"
     graph.node.destroy_service(service)
 

@@ -93,6 +93,20 @@ def test_a_node_at_work_tells_rates_and_latencies(graph, make_node, conversation
     assert int(model["Python's objects in use"]) > 100_000
 
 
+def test_it_tells_who_listens(graph, make_node, reader):
+    make_node()
+    overlay = graph.node.create_subscription(Image, "overlay", lambda message: None, 1)
+
+    def counted(topic: str, count: int) -> bool:
+        return f"{topic} {count}" in reader.values("answers").get("subscribers", "").split(", ")
+
+    reader.wait_for("answers", "no trouble")
+    graph.wait_until(lambda: counted("/overlay", 1), TIMEOUT, "a subscriber of /overlay")
+    assert counted("/mask", 0)
+    graph.node.destroy_subscription(overlay)
+    graph.wait_until(lambda: counted("/overlay", 0), TIMEOUT, "no subscriber of /overlay")
+
+
 def test_goals_and_requests_that_are_refused_are_counted(graph, make_node, conversation, reader):
     make_node()
     conversation.wait_until_heard()

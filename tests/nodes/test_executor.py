@@ -39,9 +39,9 @@ def served(graph):
         raise LookupError("waiting")
 
     group = ReentrantCallbackGroup()
-    node.create_service(Trigger, "waiting", wait, callback_group=group)
-    node.create_service(Trigger, "failing", fail, callback_group=group)
-    node.create_service(SetBool, "quick", answer)
+    node.create_service(Trigger, "~/waiting", wait, callback_group=group)
+    node.create_service(Trigger, "~/failing", fail, callback_group=group)
+    node.create_service(SetBool, "~/quick", answer)
 
     def spin() -> None:
         while node.context.ok() and not ended.is_set():
@@ -71,12 +71,12 @@ def test_no_thread_is_started_later(graph) -> None:
 
 
 def test_quick_callbacks_run_beside_those_that_wait(graph, served):
-    clients = [graph.node.create_client(Trigger, "waiting") for _ in range(2)]
+    clients = [graph.node.create_client(Trigger, "served/waiting") for _ in range(2)]
     graph.wait_until(lambda: all(each.service_is_ready() for each in clients), TIMEOUT, "the service")
     futures = [each.call_async(Trigger.Request()) for each in clients]
     graph.wait_until(lambda: len(served.threads.get("waiting", ())) == 2, TIMEOUT, "two that wait")
     for _ in range(3):
-        graph.call(SetBool, "quick", SetBool.Request(data=True), TIMEOUT)
+        graph.call(SetBool, "served/quick", SetBool.Request(data=True), TIMEOUT)
     assert not any(each.done() for each in futures)
     served.go_on.set()
     graph.wait_until(lambda: all(each.done() for each in futures), TIMEOUT, "their answers")
@@ -89,10 +89,10 @@ def test_quick_callbacks_run_beside_those_that_wait(graph, served):
 
 @pytest.mark.parametrize(("name", "kind"), [("quick", SetBool), ("failing", Trigger)])
 def test_who_spins_is_told_what_a_callback_raised(name, kind, graph, served):
-    client = graph.node.create_client(kind, name)
+    client = graph.node.create_client(kind, f"served/{name}")
     graph.wait_until(client.service_is_ready, TIMEOUT, "the service")
     client.call_async(kind.Request())
     graph.wait_until(lambda: served.errors, TIMEOUT, "the error")
     assert served.errors == ["quick" if name == "quick" else "waiting"]
-    graph.call(SetBool, "quick", SetBool.Request(data=True), TIMEOUT)  # it goes on
+    graph.call(SetBool, "served/quick", SetBool.Request(data=True), TIMEOUT)  # it goes on
     graph.node.destroy_client(client)
