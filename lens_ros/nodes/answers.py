@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lens_ros.lens import Segmentation
 
 DELIVERY_S = 1.0  # longest wait for a subscriber, which may have been killed
+DELIVERY_POLL_S = 0.01
 # Notes of measurements for /diagnostics, until the next answer; where only goals are sent, for a while.
 NOTED_S = 60.0
 REFUSAL = "answer trouble, refused"
@@ -78,10 +79,16 @@ class AnswerPublisher:
         lost with it.
         """
         for publisher in (self._reasonings, self._segmentations):
+            deadline = time.monotonic() + DELIVERY_S
             # At the end of the process a cleanup may be going on in another thread, which waits as well.
             with contextlib.suppress(InvalidHandle):
-                if publisher is not None:
-                    publisher.wait_for_all_acked(Duration(seconds=DELIVERY_S))
+                # In a wait of its own rclpy would keep the interpreter's lock, and all other threads waiting.
+                while (
+                    publisher is not None
+                    and not publisher.wait_for_all_acked(Duration())
+                    and time.monotonic() < deadline
+                ):
+                    time.sleep(DELIVERY_POLL_S)
 
     def close(self) -> None:
         """Destroys the publishers."""

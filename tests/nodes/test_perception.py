@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import itertools
 import re
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,9 +21,10 @@ from std_srvs.srv import SetBool
 
 from lens_ros import lens
 from lens_ros.nodes import conversions, image_input, loading
+from lens_ros.nodes.answers import DELIVERY_S
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.perception import WAITING_SERVICES, WAITING_THREADS, PerceptionNode
-from lens_ros.nodes.processes import UNCONFIGURED
+from lens_ros.nodes.processes import UNCONFIGURED, NodeProcess
 from lens_ros.nodes.worker import InferenceWorker
 from lens_ros.srv import Segment
 
@@ -383,3 +386,35 @@ def test_an_error_in_a_transition_is_told_and_survived(graph, make_node, monkeyp
         assert node._lens is None and node.worker() is None
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+
+
+def test_a_subscriber_that_hangs_keeps_no_other_thread_waiting(graph, make_node, conversation, tmp_path):
+    node = make_node()
+    with NodeProcess(
+        "tests.faults.client_process", tmp_path / "log", parameters={"does": "subscriber"}
+    ) as it:
+        graph.wait_until(
+            lambda: graph.node.count_subscribers("segmentation") == 2, TIMEOUT, "its subscription"
+        )
+        graph.wait_until(lambda: ask(conversation) and "segmentation" in it.log, TIMEOUT, "an answer there")
+        it.send(signal.SIGSTOP)
+        ask(conversation)
+        node.trigger_deactivate()
+        pauses, ended = [0.0], threading.Event()
+
+        def tick() -> None:
+            while not ended.is_set():
+                began = time.monotonic()
+                time.sleep(0.01)
+                pauses.append(time.monotonic() - began)
+
+        ticking = threading.Thread(target=tick)
+        ticking.start()
+        began = time.monotonic()
+        node.trigger_cleanup()
+        took = time.monotonic() - began
+        ended.set()
+        ticking.join()
+        it.send(signal.SIGKILL)
+    assert took > DELIVERY_S  # it has waited
+    assert max(pauses) < DELIVERY_S / 2
