@@ -33,6 +33,13 @@ from lens_ros.nodes.client import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def own_words(errors: str) -> str:
+    """Standard error without Fast DDS' complaints: of processes that start at the same moment, in whatever
+    domain, several reach for the same port in shared memory, and those that come too late say so.
+    """
+    return "\n".join(line for line in errors.splitlines() if "RTPS_TRANSPORT_SHM" not in line)
+
+
 @pytest.fixture(scope="module")
 def perception(graph):
     """Active, with the camera of the demo recording."""
@@ -83,7 +90,7 @@ def test_the_script(perception, examples, demo_image: np.ndarray):
     assert re.fullmatch(r".*mug: \d+ pixels in \(\d+, \d+, \d+, \d+\)", found)
     assert list(ast.literal_eval(listed).values()) == ["the leftmost mug", "the laptop"]
     assert re.fullmatch(r"the leftmost mug -> \(\d+, \d+, \d+, \d+\)", answers[-1])
-    assert done.stderr == ""
+    assert own_words(done.stderr) == ""
 
 
 def test_the_blocking_client_asks_about_the_camera(perception):
@@ -195,7 +202,7 @@ def test_watch_on_something_that_is_no_terminal_goes_on_until_it_is_ended(percep
     watching.send_signal(signal.SIGINT)
     rest, errors = watching.communicate(timeout=TIMEOUT)
     assert first.startswith("/perception is") and "\033" not in rest
-    assert errors == "" and watching.returncode == 0
+    assert own_words(errors) == "" and watching.returncode == 0
 
 
 def test_watch_says_that_nobody_is_there(perception, capsys):
