@@ -58,17 +58,17 @@ fi
 _lens_ros_prepend PYTHONPATH "$LENS_ROS_ROOT"
 
 # Fast DDS drops best-effort images above 0.5 MB without this profile, and keeps memory for good without the other
-# variable, which is for this profile alone. Up to Jazzy the first has its older name, and the profile its older spelling.
+# variable, which is for this profile alone. Up to Jazzy the first has its older name.
 case "${ROS_DISTRO:-}" in
-  humble | iron | jazzy) _lens_ros_profile=FASTRTPS_DEFAULT_PROFILES_FILE _lens_ros_file=fastrtps.xml ;;
-  *) _lens_ros_profile=FASTDDS_DEFAULT_PROFILES_FILE _lens_ros_file=fastdds.xml ;;
+  humble | iron | jazzy) _lens_ros_profile=FASTRTPS_DEFAULT_PROFILES_FILE ;;
+  *) _lens_ros_profile=FASTDDS_DEFAULT_PROFILES_FILE ;;
 esac
 eval "_lens_ros_own=\${$_lens_ros_profile:-}"
 if [ -z "$_lens_ros_own" ]; then
-  export "$_lens_ros_profile=$LENS_ROS_ROOT/config/$_lens_ros_file"
+  export "$_lens_ros_profile=$LENS_ROS_ROOT/config/fastdds.xml"
   export RMW_FASTRTPS_USE_QOS_FROM_XML="${RMW_FASTRTPS_USE_QOS_FROM_XML:-1}"
 fi
 
 [ -z "$_lens_ros_nounset" ] || set -u
-unset _lens_ros_folder _lens_ros_list _lens_ros_nounset _lens_ros_profile _lens_ros_file _lens_ros_own
+unset _lens_ros_folder _lens_ros_list _lens_ros_nounset _lens_ros_profile _lens_ros_own
 unset -f _lens_ros_prepend

@@ -28,9 +28,8 @@ ARGUMENTS = {
     "image_transport": ("", "How perception receives images: raw or compressed"),
     "instruction": ("", "Instruction to follow from the beginning"),
     "fastdds_profile": (
-        "own",
-        "Fast DDS profile of the processes started here (images above 0.5 MB need it): a file; own, which is "
-        "lens_ros' in config/; empty changes nothing",
+        str(SHARE / "config" / "fastdds.xml"),
+        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",
     ),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }

@@ -38,9 +38,8 @@ ARGUMENTS = {
     ),
     "respawn": ("true", "Start the node's process anew, 2 s later, when it has ended"),
     "fastdds_profile": (
-        "own",
-        "Fast DDS profile of the processes started here (images above 0.5 MB need it): a file; own, which is "
-        "lens_ros' in config/; empty changes nothing",
+        str(SHARE / "config" / "fastdds.xml"),
+        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",
     ),
     "log_level": ("info", "debug, info, warn, error or fatal"),
     "use_sim_time": ("false", "Take the time from /clock"),
@@ -98,14 +97,11 @@ def beside(topic: str, name: str) -> str:
 
 
 def fastdds(profile: str) -> list[LaunchDescriptionEntity]:
-    """Sets the Fast DDS profile, under the name and in the spelling that this distribution reads."""
+    """Sets the Fast DDS profile, under the name that this distribution reads."""
     if not profile:
         return []
-    name = "fastrtps" if os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy") else "fastdds"
-    environment = {f"{name.upper()}_DEFAULT_PROFILES_FILE": profile}
-    if profile == "own":
-        environment = {
-            f"{name.upper()}_DEFAULT_PROFILES_FILE": str(SHARE / "config" / f"{name}.xml"),
-            "RMW_FASTRTPS_USE_QOS_FROM_XML": "1",  # what that leaves to the profile is in there
-        }
+    older = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
+    environment = {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": profile}
+    if profile == ARGUMENTS["fastdds_profile"][0]:
+        environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"  # what that leaves to the profile is in there
     return [SetEnvironmentVariable(name, value) for name, value in environment.items()]

@@ -195,20 +195,6 @@ def test_overlay_holds_what_a_robot_needs() -> None:
         assert os.access(prefix / "lib" / "lens_ros" / path.name, os.X_OK)
 
 
-def test_fastdds_profile_is_the_same_in_its_older_spelling() -> None:
-    def elements(name: str) -> list[tuple[str, str]]:
-        found = list(ElementTree.parse(ROOT / "config" / name).iter())
-        return [(each.tag.partition("}")[2], (each.text or "").strip()) for each in found]
-
-    older = {
-        "initial_acknack_delay": "initialAcknackDelay",
-        "heartbeat_response_delay": "heartbeatResponseDelay",
-    }
-    newer = elements("fastdds.xml")
-    assert set(older) <= {tag for tag, _ in newer}
-    assert elements("fastrtps.xml") == [(older.get(tag, tag), text) for tag, text in newer]
-
-
 def test_fastdds_profile_admits_large_images() -> None:
     namespace = {"dds": "http://www.eprosima.com"}
     profile = ElementTree.parse(ROOT / "config" / "fastdds.xml")
