@@ -29,6 +29,7 @@ from tqdm import tqdm
 from lens_ros.nodes import lifetime
 from lens_ros.nodes.processes import Driver, NodeProcess, ProcessError, isolate, own_domain
 
+ROOT = Path(__file__).resolve().parent.parent
 HANG_TIMEOUT_S = 5.0
 ANSWER_S = 15.0  # without an answer for so long, the node is deaf
 CLIENTS = 20  # that exist at a time
@@ -43,16 +44,6 @@ PROFILE = """<?xml version="1.0" encoding="UTF-8" ?>
     </discovery_config></builtin></rtps>
   </participant>
 </profiles>
-"""
-NEIGHBOUR = f"""
-import time
-import rclpy
-kept = []
-for number in range({NEIGHBOURS}):
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    kept.append(rclpy.create_node(f"neighbour_{{number}}", context=context))
-time.sleep(24 * 3600)
 """
 
 
@@ -105,12 +96,17 @@ def main() -> int:
     perception = NodeProcess(
         "lens_ros.nodes.perception", folder / "log", parameters={"hang_timeout_s": HANG_TIMEOUT_S}
     )
-    with subprocess.Popen([sys.executable, "-c", NEIGHBOUR], env=environment) as neighbours, perception:
+    command = [sys.executable, "-m", "benchmarks.processes.neighbours", str(NEIGHBOURS)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as neighbours, perception:
         try:
             if not until_deaf(Driver(node, executor), options.seconds, options.age_ms / 1e3):
                 print(f"not deaf within {options.seconds:.0f} s")
                 return 2
-            status = perception.wait(lifetime.TOUCH_PERIOD_S + 2 * HANG_TIMEOUT_S)
+            try:
+                status = perception.wait(lifetime.TOUCH_PERIOD_S + 2 * HANG_TIMEOUT_S)
+            except ProcessError as error:
+                print(f"deaf, and it has not ended: {error}")
+                return 1
         finally:
             neighbours.kill()
     ended = status == 1 and "in _touch_middleware" in perception.log

@@ -79,15 +79,13 @@ class AnswerPublisher:
         lost with it.
         """
         for publisher in (self._reasonings, self._segmentations):
+            if publisher is None:
+                continue
             deadline = time.monotonic() + DELIVERY_S
             # At the end of the process a cleanup may be going on in another thread, which waits as well.
             with contextlib.suppress(InvalidHandle):
                 # In a wait of its own rclpy would keep the interpreter's lock, and all other threads waiting.
-                while (
-                    publisher is not None
-                    and not publisher.wait_for_all_acked(Duration())
-                    and time.monotonic() < deadline
-                ):
+                while not publisher.wait_for_all_acked(Duration()) and time.monotonic() < deadline:
                     time.sleep(DELIVERY_POLL_S)
 
     def close(self) -> None:

@@ -171,7 +171,7 @@ class Driver:
             self.executor.spin_once(timeout_sec=left)
 
     def meet(self, node_name: str, timeout: float) -> None:
-        """Waits until a node knows every client that this one has made so far (`Handshake`)."""
+        """Waits until a node knows every client that this process has made so far (`Handshake`)."""
         client: Any = self.node.create_client(
             GetParameters, f"{node_name}/get_parameters", qos_profile=requests()
         )
