@@ -144,12 +144,18 @@ class NodeProcess:
 
 
 class Driver:
-    """Spins one node in the calling thread until something has come true."""
+    """Spins one node in the calling thread until something has come true.
+
+    Its clients stay, as those of a robot's lifecycle manager do: over one that is destroyed while the other
+    node is about to acknowledge it, Fast DDS' discovery can lock itself up (docs/results.md).
+    """
 
     def __init__(self, node: Node, executor: Executor) -> None:
         self.node = node
         self.executor = executor
         self.processes: list[NodeProcess] = []  # whose end ends every wait
+        self._clients: dict[str, Any] = {}  # by the service's name
+        self._meeting: dict[str, Any] = {}  # by the node's name; made after all of the others to that node
 
     def wait_until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         """Spins until `condition()`; raises `ProcessError` after `timeout` seconds or when a process ends."""
@@ -172,50 +178,46 @@ class Driver:
 
     def meet(self, node_name: str, timeout: float) -> None:
         """Waits until a node knows every client that this process has made so far (`Handshake`)."""
-        client: Any = self.node.create_client(
-            GetParameters, f"{node_name}/get_parameters", qos_profile=requests()
-        )
-        try:
-            answered = Handshake(client, GetParameters.Request())
-            self.wait_until(answered, timeout, f"an answer of {client.srv_name}")
-        finally:
-            self.node.destroy_client(client)
+        former = self._meeting.get(node_name)
+        self._meeting[node_name] = self._made(GetParameters, f"{node_name}/get_parameters")
+        if former is not None:
+            self.node.destroy_client(former)
+        self._greet(node_name, timeout)
 
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
         """The response of a service, for which it waits as well. `name`: NODE/SERVICE."""
-        client: Any = self.node.create_client(service_type, name, qos_profile=requests())
+        node_name = name.rpartition("/")[0]
+        known = self._clients.get(name)
+        if known is None:
+            client = self._clients[name] = self._made(service_type, name)
+            self.meet(node_name, timeout)
+        else:
+            client = known
+            self._greet(node_name, timeout)  # it may be another process by now
+        self.wait_until(client.service_is_ready, timeout, f"service {name}")
+        future = client.call_async(request)
         try:
-            self.meet(name.rpartition("/")[0], timeout)
-            self.wait_until(client.service_is_ready, timeout, f"service {name}")
-            future = client.call_async(request)
             self.wait_until(future.done, timeout, f"an answer of {name}")
-            return future.result()
         finally:
-            self.node.destroy_client(client)
+            client.remove_pending_request(future)
+        return future.result()
 
     def change_state(self, node_name: str, transition: int, timeout: float = 120.0) -> bool:
         """Asks a lifecycle node for a transition; whether it succeeded."""
-        client: Any = self.node.create_client(
-            ChangeState, f"{node_name}/change_state", qos_profile=requests()
-        )
-        try:
-            self.meet(node_name, timeout)
-            self.wait_until(client.service_is_ready, timeout, f"service {client.srv_name}")
-            future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-            self.wait_until(future.done, timeout, f"an answer of {client.srv_name}")
-            return future.result().success
-        finally:
-            self.node.destroy_client(client)
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, f"{node_name}/change_state", request, timeout).success
 
     def state(self, node_name: str, timeout: float = 30.0) -> int:
         """The state of a lifecycle node, such as `ACTIVE`."""
-        client: Any = self.node.create_client(GetState, f"{node_name}/get_state", qos_profile=requests())
-        answered = Handshake(client, GetState.Request())
-        try:
-            self.wait_until(answered, timeout, f"an answer of {client.srv_name}")
-            return answered.response.current_state.id
-        finally:
-            self.node.destroy_client(client)
+        return self.call(GetState, f"{node_name}/get_state", GetState.Request(), timeout).current_state.id
+
+    def _made(self, service_type: Any, name: str) -> Any:
+        return self.node.create_client(service_type, name, qos_profile=requests())
+
+    def _greet(self, node_name: str, timeout: float) -> None:
+        client = self._meeting[node_name]
+        answered = Handshake(client, GetParameters.Request())
+        self.wait_until(answered, timeout, f"an answer of {client.srv_name}")
 
 
 def isolate(domain: int) -> None:
