@@ -12,9 +12,8 @@ from sensor_msgs.msg import RegionOfInterest
 
 from lens_ros.lens import Lens
 from lens_ros.msg import Instance, Segmentation
-from lens_ros.nodes import demo, processes
+from lens_ros.nodes import demo
 from lens_ros.nodes.image_input import decode
-from lens_ros.nodes.processes import NodeProcess, ProcessError
 from lens_ros.nodes.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,33 +112,3 @@ def test_another_recording_needs_a_question(capsys):
     with pytest.raises(SystemExit):
         demo.main(["--bag", "somewhere"])
     assert "say what to look for with --ask" in capsys.readouterr().err
-
-
-def test_a_process_that_ends_is_reported_with_its_log(tmp_path):
-    process = NodeProcess("lens_ros.no_such_module", tmp_path / "log")
-    assert process.wait(60) != 0
-    with pytest.raises(ProcessError, match=r"ended with exit code 1[\s\S]*No module named"):
-        process.check()
-
-
-def test_parameters_keep_their_types_on_the_command_line(tmp_path, monkeypatch):
-    started: list[list[str]] = []
-
-    class Started:
-        def __init__(self, command, **options):
-            started.append(command)
-
-    monkeypatch.setattr(processes.subprocess, "Popen", Started)
-    values = {"text": "yes", "number": 1.0, "count": 3, "flag": True, "empty": "", "long": "the mug: " * 40}
-    NodeProcess("module", tmp_path / "log", parameters=values, remappings={"image": "/camera/image"})
-    import yaml
-
-    arguments = started[0][started[0].index("--ros-args") + 1 :]
-    pairs = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    assert pairs["-r"] == "image:=/camera/image"
-    given = [
-        text.split(":=", 1)
-        for flag, text in zip(arguments[::2], arguments[1::2], strict=True)
-        if flag == "-p"
-    ]
-    assert {name: yaml.safe_load(text) for name, text in given} == values
