@@ -24,7 +24,7 @@ LATENCIES = ("followed", "reasoned", "service", "goal", "cancel", REFERENCE)
 class Sample:
     """The node's process after a round, and milliseconds that things took in the round.
 
-    `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.memory.native_bytes`),
+    `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.heaps.native_bytes`),
     `subscribers` those of each of its topics, the rest is what the system sees of it.
     """
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import functools
 import gc
 import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
+
+from lens_ros.heaps import trim_heaps
 
 # What allocators say: torch (CPU, CUDA), ONNX Runtime, cuBLAS, cuDNN, C++, OpenCV; and oneDNN, where there is
 # no memory for the code that it generates.
@@ -25,21 +25,6 @@ _SAID = (
     "insufficient memory",
     "could not create a primitive",
 )
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-# Memory that is new costs a page fault for each four kilobytes: to receive an image of 1920x1080 (6 MB,
-# several times over) takes 15 ms where its blocks have memory of their own or give it back when
-# they are freed, 3 ms otherwise.
-_HEAP_LIMITS = {_M_ARENA_MAX: 2, _M_MMAP_THRESHOLD: 8 << 20, _M_TRIM_THRESHOLD: 64 << 20}
-
-
-class _Mallinfo2(ctypes.Structure):
-    """What glibc counts, in bytes and numbers of blocks (mallinfo2(3))."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
 
 
 class OutOfMemory(MemoryError):
@@ -104,51 +89,7 @@ def collect_garbage() -> None:
     # from now on is next to nothing.
     gc.collect()
     gc.collect()  # takes no time, and lets Python know how little there is to look through from now on
-    trim_heap()
-
-
-def limit_heaps() -> None:
-    """Keeps the heaps of this process from growing by what lies free between blocks in use, where the C
-    library is glibc (mallopt(3)). Call it before threads are started.
-
-    By default glibc has eight heaps for each core, and moves the size from which on blocks get memory of
-    their own according to what was freed last, which with images and tensors is all the time.
-    """
-    mallopt = getattr(_c_library(), "mallopt", None)
-    if mallopt is not None:
-        for option, value in _HEAP_LIMITS.items():
-            mallopt(option, value)
-
-
-def trim_heap() -> None:
-    """Gives free memory back to the system, where the C library is glibc.
-
-    Its heaps, one for several threads each, otherwise keep what lies between blocks in use. Of buffers that
-    come and go in many sizes (images, masks, tensors) that is a hundred megabytes within minutes.
-    """
-    trim = getattr(_c_library(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def native_bytes() -> int:
-    """What is allocated from the C library and not freed (tensors, images, the middleware), in bytes.
-
-    Other than the process' memory this has no share of what lies free in its heaps: what leaks, grows.
-    Python's small objects are not among it (`sys.getallocatedblocks`). 0 where the C library is no glibc from
-    2.33 on.
-    """
-    mallinfo2 = getattr(_c_library(), "mallinfo2", None)
-    if mallinfo2 is None:
-        return 0
-    mallinfo2.restype = _Mallinfo2
-    counted = mallinfo2()
-    return int(counted.uordblks + counted.hblkhd)
-
-
-@functools.cache  # each new one would leave a class of its own for the garbage collector
-def _c_library() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+    trim_heaps()
 
 
 def _free() -> str:

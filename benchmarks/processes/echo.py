@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 
 from benchmarks.processes.instant import HEIGHT, WIDTH
 from benchmarks.processes.instant_model import answer
-from lens_ros.memory import limit_heaps
+from lens_ros.heaps import limit_heaps
 from lens_ros.msg import Segmentation
 from lens_ros.nodes.conversions import segmentation_to_message
 from lens_ros.nodes.endpoints import newest_only, reliable

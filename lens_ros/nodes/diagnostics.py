@@ -19,7 +19,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.node import Node
 
-from lens_ros.memory import native_bytes
+from lens_ros.heaps import native_bytes
 from lens_ros.nodes.endpoints import Endpoints
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Empty
 
-from lens_ros.memory import limit_heaps, trim_heap
+from lens_ros.heaps import limit_heaps, trim_heaps
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.parameters import ParameterError
 from lens_ros.nodes.reporting import described
@@ -111,7 +111,7 @@ def run(
             # A cycle may hold images and tensors; Python counts objects, not their size, and would look for
             # it after minutes. What the model consists of is exempt.
             gc.collect()
-            trim_heap()
+            trim_heaps()
             trim_at = time.monotonic() + TRIM_PERIOD_S
     watchdog.close()
     if not node.context.ok():  # shut down by someone else
