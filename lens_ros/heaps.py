@@ -82,8 +82,10 @@ def _trim_ends(library: Any) -> None:
     visited, all_visited = threading.Semaphore(0), threading.Event()
 
     def visit() -> None:
-        library.free(library.malloc(_VISITORS_BLOCK))
-        visited.release()
+        try:
+            library.free(library.malloc(_VISITORS_BLOCK))
+        finally:
+            visited.release()  # whatever happens: somebody waits for it
         all_visited.wait()  # one that has ended would leave its heap to the next one
 
     library.mallopt(_M_TRIM_THRESHOLD, 0)
@@ -91,8 +93,8 @@ def _trim_ends(library: Any) -> None:
         for _ in range(_VISITORS):
             threading.Thread(target=visit, name="trims a heap", daemon=True).start()
             visited.acquire()
-    except RuntimeError:
-        pass  # no memory for a thread
+    except (RuntimeError, MemoryError):
+        pass  # no thread to be had
     finally:
         all_visited.set()
         library.mallopt(_M_TRIM_THRESHOLD, _LIMITS[_M_TRIM_THRESHOLD])

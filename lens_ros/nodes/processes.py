@@ -187,13 +187,12 @@ class Driver:
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
         """The response of a service, for which it waits as well. `name`: NODE/SERVICE."""
         node_name = name.rpartition("/")[0]
-        known = self._clients.get(name)
-        if known is None:
-            client = self._clients[name] = self._made(service_type, name)
+        if name not in self._clients:
+            self._clients[name] = self._made(service_type, name)
             self.meet(node_name, timeout)
         else:
-            client = known
             self._greet(node_name, timeout)  # it may be another process by now
+        client = self._clients[name]
         self.wait_until(client.service_is_ready, timeout, f"service {name}")
         future = client.call_async(request)
         try:
