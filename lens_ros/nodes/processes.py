@@ -155,7 +155,7 @@ class Driver:
         self.executor = executor
         self.processes: list[NodeProcess] = []  # whose end ends every wait
         self._clients: dict[str, Any] = {}  # by the service's name
-        self._meeting: dict[str, Any] = {}  # by the node's name; made after all of the others to that node
+        self._meeting: dict[str, Any] = {}  # by the node's name: the latest, made after all of the others
 
     def wait_until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         """Spins until `condition()`; raises `ProcessError` after `timeout` seconds or when a process ends."""
@@ -178,10 +178,7 @@ class Driver:
 
     def meet(self, node_name: str, timeout: float) -> None:
         """Waits until a node knows every client that this process has made so far (`Handshake`)."""
-        former = self._meeting.get(node_name)
         self._meeting[node_name] = self._made(GetParameters, f"{node_name}/get_parameters")
-        if former is not None:
-            self.node.destroy_client(former)
         self._greet(node_name, timeout)
 
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
