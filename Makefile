@@ -23,7 +23,7 @@ in_environment := source ./env.sh &&
 
 help:
 	@echo 'make run                      a recorded camera, eight instructions, reasoning and masks; pictures in out/'
-	@echo 'make run ASK="the blue mug"   the same with your instruction'
+	@echo 'make run ASK="the yellow bowl" the same with your instruction'
 	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them, JOBS=0 in one process)'
 	@echo 'make faults                   every fault that the node is to bear; out/faults.json and docs/reliability.md'
 	@echo 'make lint                     linter and type checker alone'

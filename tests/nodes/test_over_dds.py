@@ -179,17 +179,14 @@ def test_the_demo_finds_what_it_asks_for(tmp_path):
             "--out",
             str(tmp_path / "out"),
             "--ask",
-            "the blue mug",
+            "the yellow bowl",
         ],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "> the blue mug" in done.stdout and "pictures:" in done.stdout
-    assert (tmp_path / "out" / "1-the-blue-mug.png").is_file()
+    assert "> the yellow bowl" in done.stdout and "pictures:" in done.stdout
+    assert (tmp_path / "out" / "1-the-yellow-bowl.png").is_file()
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
-    # Which image it looks at depends on the machine. In some the mug's score is a hair below the
-    # model's threshold, and the table says so; it is found in all of them.
-    assert "so the blue mug" in done.stdout, done.stdout
-    assert "nothing:" not in done.stdout or "nothing: its score" in done.stdout, done.stdout
+    assert "nothing:" not in done.stdout, done.stdout
