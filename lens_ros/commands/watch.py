@@ -11,11 +11,16 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         "--node", default="perception", help="its name, as /robot/perception (default: perception)"
     )
     parser.add_argument("--once", action="store_true", help="print one snapshot and end")
-    parser.add_argument("--wait", type=float, default=10.0, help="seconds to look for the node (default: 10)")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=10.0,
+        help="seconds to look for the node, and with --once for all that it has to tell (default: 10)",
+    )
     parser.add_argument(
         "--interval",
         type=float,
-        help="seconds between two views (default: 0.5; 5 where there is no terminal)",
+        help="seconds between two views (default: 0.5; 5 where there is no terminal), or before the only one (2.5)",
     )
     parser.set_defaults(run=run)
 

@@ -34,7 +34,7 @@ from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.watched import Watched, rendered
 
 ASK_PERIOD_S = 1.0
-ONCE_LISTENS_S = 2.5  # two periods of /diagnostics: publishers may be found after the first
+ONCE_LISTENS_S = 2.5  # at least: what is said in between belongs to a snapshot
 REDRAW_S = 0.5
 REPEAT_S = 5.0  # between the snapshots of what is no terminal
 WAIT_S = 10.0
@@ -76,15 +76,16 @@ class Watcher:
         future = self._state.call_async(GetState.Request())
         self._asked = time.monotonic(), future
         future.add_done_callback(self._hear_state)
+
+    def _hear_state(self, future: Any) -> None:
+        self._asked = None
+        if future.result() is None:
+            return
+        self.watched.state = future.result().current_state.label
         if self.watched.state == "active":
             self._client.list().add_done_callback(self._hear_targets)
         else:
             self.watched.targets = {}
-
-    def _hear_state(self, future: Any) -> None:
-        self._asked = None
-        if future.result() is not None:
-            self.watched.state = future.result().current_state.label
 
     def _hear_targets(self, future: Any) -> None:
         try:
@@ -109,7 +110,9 @@ class Watcher:
 def watch(
     perception: str, out: TextIO, *, once: bool, wait_s: float = WAIT_S, interval_s: float | None = None
 ) -> None:
-    """Shows the node until Ctrl-C, or once. Raises `LensError` when it is not found."""
+    """Shows the node until Ctrl-C, or once, after `interval_s` of listening and up to `wait_s` more for what
+    the node has not told by then. Raises `LensError` when it is not found.
+    """
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
     executor = SingleThreadedExecutor(context=context)
@@ -121,7 +124,8 @@ def watch(
         if not watcher.found:
             raise LensError(missing(node, perception, wait_s))
         if once:
-            _spin(executor, ONCE_LISTENS_S)
+            _spin(executor, ONCE_LISTENS_S if interval_s is None else interval_s)
+            _spin(executor, wait_s, lambda: watcher.watched.told)
             out.write("\n".join(rendered(watcher.watched, time.strftime("%H:%M:%S"))) + "\n")
             return
         in_place = out.isatty()

@@ -26,7 +26,7 @@ class Watched:
     measured: Measurements
     clock: Callable[[], float] = time.monotonic
     state: str = "unknown"
-    targets: dict[int, str] = field(default_factory=dict)  # active instructions by id
+    targets: dict[int, str] | None = None  # active instructions by id; None until they were told
     reasoning: Reasoning | None = None
     verdicts: dict[tuple[int, str], tuple[float, Segmentation]] = field(default_factory=dict)  # oldest first
     diagnostics: dict[str, DiagnosticStatus] = field(default_factory=dict)  # by part, as the node names them
@@ -45,6 +45,11 @@ class Watched:
         for stage in STAGES:
             self.measured.add(stage, getattr(message, f"{stage}_ms"))
 
+    @property
+    def told(self) -> bool:
+        """Whether the node has told its instructions and, on /diagnostics, how it works."""
+        return self.targets is not None and "model" in self.diagnostics
+
 
 def rendered(watched: Watched, clock: str, width: int | None = None) -> list[str]:
     """The lines to show; `width` columns at most, or as long as they need."""
@@ -53,7 +58,7 @@ def rendered(watched: Watched, clock: str, width: int | None = None) -> list[str
         ("model", _model(watched)),
         ("images", _images(watched)),
         ("answers", _answers(watched)),
-        ("targets", [f"{number}: {text}" for number, text in watched.targets.items()] or ["none"]),
+        ("targets", _targets(watched)),
         ("reasoning", _reasoning(watched)),
         ("verdicts", _verdicts(watched)),
         ("trouble", _trouble(watched)),
@@ -90,6 +95,12 @@ def _answers(watched: Watched) -> list[str]:
     if age is not None:
         parts.append(f"image age {age.p50:.0f}/{age.p95:.0f}")
     return [", ".join(parts) + ("  (ms, p50/p95 of the last 10 s)" if len(parts) > 1 else "")]
+
+
+def _targets(watched: Watched) -> list[str]:
+    if watched.targets is None:
+        return ["not told yet"]
+    return [f"{number}: {text}" for number, text in watched.targets.items()] or ["none"]
 
 
 def _reasoning(watched: Watched) -> list[str]:

@@ -174,7 +174,7 @@ def test_watch_shows_a_snapshot(perception, capsys):
         asking = threading.Thread(target=ask_again)
         asking.start()
         try:
-            assert cli.main(["watch", "--once", "--wait", "30"]) == 0
+            assert cli.main(["watch", "--once", "--interval", "8", "--wait", "60"]) == 0
         finally:
             stop.set()
             asking.join()

@@ -34,6 +34,20 @@ def test_verdicts_and_trouble_come_with_their_reasons():
     assert re.search(r"^trouble +WARN images: no image for 5 s$", shown, re.MULTILINE)
 
 
+def test_what_was_not_told_is_not_taken_for_nothing():
+    watched = Watched("/eye", Measurements(), state="active")
+
+    def targets() -> str:
+        (line,) = [line for line in rendered(watched, "12:00:00") if line.startswith("targets")]
+        return line.removeprefix("targets").strip()
+
+    assert targets() == "not told yet" and not watched.told
+    watched.targets = {}
+    assert targets() == "none" and not watched.told
+    watched.diagnostics["model"] = DiagnosticStatus()
+    assert watched.told
+
+
 def test_lines_fit_and_carry_no_control_characters():
     lines = rendered(heard(), "12:00:00", width=60)
     assert max(map(len, lines)) <= 60
