@@ -6,6 +6,7 @@ import array
 import contextlib
 import gc
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,20 @@ class Graph(Driver):
         return line()
 
 
+class Log:
+    """What has been written to standard error since this was made, as pytest captures it."""
+
+    def __init__(self, capfd: Any) -> None:
+        self._capfd = capfd
+        capfd.readouterr()
+        self._text = ""
+
+    def count(self, pattern: str) -> int:
+        """How often a regular expression matches."""
+        self._text += self._capfd.readouterr().err
+        return len(re.findall(pattern, self._text))
+
+
 class Conversation:
     """Talks to `perception`: sends images and instructions, keeps all that comes back in order of arrival."""
 
@@ -126,6 +141,7 @@ class Conversation:
         self.images = node.create_publisher(Image, "image", 5) if with_images else None
         self.instructions = node.create_publisher(String, "instruction", 10)
         self._sent = 0
+        self._met = False
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -135,7 +151,7 @@ class Conversation:
                 self.graph.node.destroy_publisher(publisher)
 
     def wait_until_heard(self) -> None:
-        """Until `perception` subscribes to us, and we see its publishers."""
+        """Until `perception` subscribes to us, and we see its publishers and it our subscriptions."""
         publishers = ("reasoning", "segmentation", "mask")
         self.graph.wait_until(
             lambda: (
@@ -146,6 +162,9 @@ class Conversation:
             TIMEOUT,
             "perception's endpoints",
         )
+        if not self._met:
+            self.graph.meet("perception", TIMEOUT)
+            self._met = True
 
     def send_image(self, **changes: Any) -> Image:
         """A good 96x64 image with a stamp that no other has, and some fields changed."""

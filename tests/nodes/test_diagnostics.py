@@ -71,17 +71,23 @@ def test_a_node_at_work_tells_rates_and_latencies(graph, make_node, conversation
     make_node(reasoner_interval_s=0.01)
     conversation.wait_until_heard()
     conversation.ask("the mug")
-    for _ in range(5):
+    reader.wait_for("state", "active")
+
+    def worked() -> bool:
         conversation.send_image()
         graph.spin(0.05)
+        values = reader.values("images"), reader.values("answers")
+        return int(values[0].get("received", 0)) >= 5 and int(values[1].get("answers", 0)) >= 2
+
+    graph.wait_until(worked, TIMEOUT, "five images and two answers")
     reader.latest.clear()
     assert level(reader.wait_for("state", "active")) == OK
     assert set(reader.latest) == set(PARTS)
     assert reader.values("state")["instructions"] == "1: the mug"
     images, answers, model = (reader.values(part) for part in ("images", "answers", "model"))
-    assert int(images["received"]) >= 5 and float(images["rate in, Hz"]) > 0
+    assert float(images["rate in, Hz"]) > 0
     assert "age when received, ms, p50" in images  # the stamps are of 1970, so the value means nothing
-    assert int(answers["answers"]) >= 2 and float(answers["rate out, Hz"]) > 0
+    assert float(answers["rate out, Hz"]) > 0
     assert [answers[f"{stage}, ms, p50"] for stage in ("preprocess", "reason", "decode")] == [
         "1.0",
         "2.0",

@@ -96,11 +96,10 @@ def test_raw_images_of_almost_a_megabyte(graph, perception):
 
 def test_the_overlay_is_made_for_subscribers_only(graph, perception):
     conversation = Conversation(graph, with_images=False)
-    conversation.wait_until_heard()
     overlays: list[Image] = []
     subscription = graph.node.create_subscription(Image, "overlay", overlays.append, 10)
     graph.wait_until(lambda: graph.node.count_publishers("overlay"), TIMEOUT, "the overlay's publisher")
-    graph.spin(0.5)  # the publisher has to know us as well, and tells nobody when it does
+    conversation.wait_until_heard()
     conversation.say("the red ball with a picture")
     answer = conversation.wait_for_answer("the red ball with a picture")
     # One of what was asked before may still be under way.

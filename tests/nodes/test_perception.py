@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import itertools
-import re
 import signal
 import threading
 import time
@@ -15,7 +14,7 @@ from finder import TOKENS, Finder
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from ros_graph import TIMEOUT, Conversation
+from ros_graph import TIMEOUT, Conversation, Log
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
@@ -29,18 +28,6 @@ from lens_ros.nodes.worker import InferenceWorker
 from lens_ros.srv import Segment
 
 _instructions = itertools.count(1)
-
-
-class Log:
-    """What the node has written to standard error."""
-
-    def __init__(self, capfd) -> None:
-        self._capfd = capfd
-        self._text = ""
-
-    def count(self, pattern: str) -> int:
-        self._text += self._capfd.readouterr().err
-        return len(re.findall(pattern, self._text))
 
 
 def ask(conversation: Conversation, instruction: str = ""):
