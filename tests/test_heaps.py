@@ -45,12 +45,42 @@ print([round(now - before, 1) for now in measured])
 ended.set()
 """
 
+# What memory there is left is too little for a thread's stack.
+WITHOUT_THREADS = """
+import resource, threading
+from pathlib import Path
+from lens_ros.heaps import limit_heaps, trim_heaps
+
+limit_heaps()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 20), most))
+try:
+    threading.Thread(target=print, args=["a thread"]).start()
+except RuntimeError as error:
+    print(error)
+trim_heaps()
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+trim_heaps()
+print("goes on")
+"""
+
+
+def run(program: str) -> str:
+    root = Path(__file__).parents[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_without_a_thread_to_be_had_trimming_ends_as_well() -> None:
+    assert run(WITHOUT_THREADS).splitlines() == ["can't start new thread", "goes on"]
+
 
 def test_freed_memory_goes_back_from_between_blocks_and_from_the_ends_of_all_heaps() -> None:
-    root = Path(__file__).parents[1]
-    ran = subprocess.run([sys.executable, "-c", FREED], cwd=root, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    half, none, half_again, none_again = map(float, ran.stdout.strip("[]\n").split(","))
+    half, none, half_again, none_again = map(float, run(FREED).strip("[]\n").split(","))
     assert half > 15 and half_again > 15
     assert none < 2 and none_again < 2
 

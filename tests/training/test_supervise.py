@@ -26,7 +26,7 @@ from training.nano import nano_config
 from training.supervise import part_of
 
 SMALL = {
-    "data_seed": 5, "scenes": 16, "steps": 6, "warmup": 1, "language_from": 2, "full_from": 3,
+    "data_seed": 5, "scenes": 16, "steps": 4, "warmup": 1, "language_from": 1, "full_from": 2,
     "images": 2, "expressions": 2, "segmenter_images": 2, "box_prompts": 2, "processes": 2,
     "all_share": 0.2, "none_share": 0.2, "fast_share": 0.2,
     "checkpoint_every": 2, "validation_expressions": 0,
@@ -77,7 +77,7 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(
 
 
 def test_every_part_of_the_model_moves(finished: Path, shard_folder: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, shard_folder, steps=1, warmup=10**9)
+    config = write_config(tmp_path, shard_folder, steps=1, warmup=10**9, processes=1)
     subprocess.run(command(config), check=True, capture_output=True, timeout=900)
     born, trained = weights(tmp_path), weights(finished)
     still = [n for n in born if born[n].is_floating_point() and torch.equal(born[n], trained[n])]
@@ -113,7 +113,8 @@ def test_a_run_can_start_from_a_model_that_knows_fewer_words(
     save_model(smaller, fewer, folder, dtype=torch.float16)
     shutil.copy(parent / "training.json", folder)
 
-    config = write_config(tmp_path, shard_folder, start_from=str(folder), steps=1, warmup=10**9, seed=1)
+    once = {"steps": 1, "warmup": 10**9, "seed": 1, "processes": 1}
+    config = write_config(tmp_path, shard_folder, start_from=str(folder), **once)
     subprocess.run(command(config), check=True, capture_output=True, timeout=900)
     began, inherited = weights(tmp_path), weights(finished)
     changed = [name for name in inherited if not torch.equal(began[name], inherited[name])]
