@@ -20,7 +20,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval",
         type=float,
-        help="seconds between two views (default: 0.5; 5 where there is no terminal), or before the only one (2.5)",
+        help="seconds between two views (default: 0.5; 5 where there is no terminal), "
+        "or before the only one (2.5)",
     )
     parser.set_defaults(run=run)
 
