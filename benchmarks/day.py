@@ -26,6 +26,7 @@ from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.client import BlockingLensClient, LensError
 from lens_ros.nodes.endpoints import GoalClient, requests
+from lens_ros.nodes.executor import spin
 from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE, Driver
 from lens_ros.srv import Segment, SetInstruction
 
@@ -85,7 +86,7 @@ class Observer:
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            spin(self._executor)
         except ExternalShutdownException:
             pass
 

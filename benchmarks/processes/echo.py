@@ -20,6 +20,7 @@ from lens_ros.heaps import limit_heaps
 from lens_ros.msg import Segmentation
 from lens_ros.nodes.conversions import segmentation_to_message
 from lens_ros.nodes.endpoints import newest_only, reliable
+from lens_ros.nodes.executor import spin
 
 
 def main() -> int:
@@ -40,7 +41,7 @@ def main() -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
+        spin(executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the ordinary ways to end
     return 0

@@ -32,6 +32,7 @@ from std_msgs.msg import Header
 
 from lens_ros.nodes import conversions, parameters
 from lens_ros.nodes.conversions import ConversionError
+from lens_ros.nodes.executor import spin
 from lens_ros.nodes.parameters import CameraParameters, ParameterError
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
 from lens_ros.nodes.throttle import Throttle
@@ -201,7 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin_until_future_complete(node.finished)
+        node.finished.add_done_callback(lambda _: executor.wake())
+        spin(executor, until=node.finished.done)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the ordinary ways to end
     finally:

@@ -1,10 +1,10 @@
-"""Runs a node's callbacks in one thread, and those that wait in threads of their own."""
+"""Runs callbacks to the end, without missing it: those of a node in one thread, those that wait in others."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,17 @@ from rclpy.service import Service
 
 OFFERED_AGAIN_S = 0.0005
 LONGEST_WAIT_S = 1.0
+
+
+def spin(executor: Executor, until: Callable[[], bool] = lambda: False) -> None:
+    """Runs callbacks until `until()`, or until the executor or its context is shut down. Raises what they
+    raise, and `ExternalShutdownException`.
+
+    A shutdown between collecting and waiting wakes nobody up: rclpy destroys at once what it wakes with, and
+    its own `spin` would wait for ever. So no wait here lasts for long.
+    """
+    while executor.context.ok() and not executor._is_shutdown and not until():
+        executor.spin_once(timeout_sec=LONGEST_WAIT_S)
 
 
 class CallbackExecutor(Executor):
@@ -36,21 +47,25 @@ class CallbackExecutor(Executor):
         self.turns = 0  # how often `spin_once` has begun: a sign of life
 
     def spin(self) -> None:
-        """Runs callbacks until it is shut down.
-
-        A shutdown between collecting and waiting wakes nobody up: rclpy destroys at once what it wakes with.
-        So no wait lasts for ever.
-        """
-        while self._context.ok() and not self._is_shutdown:
-            self.spin_once(timeout_sec=LONGEST_WAIT_S)
+        """Runs callbacks until it is shut down."""
+        spin(self)
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Waits for one callback and runs it. Raises what it raises, or what one in the pool has raised."""
         self.turns += 1
         try:
             handler, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
-        except (ShutdownException, TimeoutException):
+        except ShutdownException:
             return
+        except TimeoutException:
+            pass
+        else:
+            self._begin(handler, entity)
+        for each in [each for each in self._begun if each.done()]:
+            self._begun.remove(each)
+            each.result()
+
+    def _begin(self, handler: Any, entity: Any) -> None:
         if isinstance(entity, Service) and entity.srv_type in self._waiting:
             if handler in self._begun:  # rclpy offers it until its thread has woken up
                 time.sleep(OFFERED_AGAIN_S)
@@ -63,9 +78,6 @@ class CallbackExecutor(Executor):
             time.sleep(0)
             if handler.done():
                 handler.result()
-        for each in [each for each in self._begun if each.done()]:
-            self._begun.remove(each)
-            each.result()
 
     def shutdown(self, timeout_sec: float | None = None, *, wait_for_threads: bool = True) -> bool:
         """Ends spinning, and waits for the callbacks that run, unless told otherwise."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import SingleThreadedExecutor
 from ros_graph import TIMEOUT
 from std_srvs.srv import SetBool, Trigger
 
-from lens_ros.nodes.executor import CallbackExecutor
+from lens_ros.nodes.executor import CallbackExecutor, spin
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def served(graph):
         return response
 
     def fail(request, response):
+        time.sleep(0.3)  # until nothing else is left to do
         raise LookupError("waiting")
 
     group = ReentrantCallbackGroup()
@@ -68,6 +71,27 @@ def test_no_thread_is_started_later(graph) -> None:
     assert len(started) == 3 and all(thread.name.startswith("waiting") for thread in started)
     executor.shutdown()
     assert not any(thread.is_alive() for thread in started)
+
+
+def test_a_shutdown_that_wakes_nobody_up_is_noticed(graph, monkeypatch) -> None:
+    """It comes while what to wait for is collected: rclpy destroys at once what it would wake up with."""
+    import rclpy
+
+    node = rclpy.create_node("quiet", context=graph.context)
+    executor = SingleThreadedExecutor(context=graph.context)
+    executor.add_node(node)
+    can_execute = executor.can_execute
+
+    def shut_down_meanwhile(entity) -> bool:
+        executor.shutdown()
+        return can_execute(entity)
+
+    monkeypatch.setattr(executor, "can_execute", shut_down_meanwhile)
+    spinning = threading.Thread(target=spin, args=(executor,), daemon=True)
+    spinning.start()
+    spinning.join(TIMEOUT)
+    assert not spinning.is_alive()
+    node.destroy_node()
 
 
 def test_quick_callbacks_run_beside_those_that_wait(graph, served):

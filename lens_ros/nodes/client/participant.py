@@ -13,6 +13,7 @@ from rclpy.task import Future
 
 from lens_ros.nodes.client.errors import LensError
 from lens_ros.nodes.client.lens_client import LensClient
+from lens_ros.nodes.executor import spin
 
 POLL_S = 0.02
 
@@ -72,6 +73,6 @@ class Participant:
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            spin(self._executor)
         except ExternalShutdownException:
             pass
