@@ -40,6 +40,7 @@ UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = (
 # DDSI-RTPS 2.5, 9.6.2.3: the port of unicast discovery of a domain's first participant on a machine.
 FIRST_PORT, PORTS_PER_DOMAIN = 7410, 250
 STACKS_S = 0.5  # for a process to write where its threads are
+ABORT_S = 5.0  # the same, and to end then
 
 
 class ProcessError(Exception):
@@ -78,7 +79,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
                 # Ctrl-C in the terminal then reaches only the parent, which ends its nodes in order.
                 start_new_session=True,
             )
@@ -133,13 +134,17 @@ class NodeProcess:
         self._process.send_signal(number)
 
     def stop(self, ask: signal.Signals = signal.SIGINT, timeout: float = 20.0) -> int:
-        """Ends the process, by force where asking does not help; its exit code."""
+        """Ends the process; its exit code. Where asking does not help its log says where each of its threads
+        is, and it is ended by force.
+        """
         if self._process.poll() is None:
-            self._process.send_signal(ask)
-            try:
-                self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+            for request, patience in ((ask, timeout), (signal.SIGABRT, ABORT_S)):
+                self._process.send_signal(request)
+                try:
+                    return self._process.wait(patience)
+                except subprocess.TimeoutExpired:
+                    continue
+            self._process.kill()
         return self._process.wait()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,23 @@ def test_a_process_that_ends_is_reported_with_its_log(tmp_path):
     assert process.wait(60) != 0
     with pytest.raises(ProcessError, match=r"ended with exit code 1[\s\S]*No module named"):
         process.check()
+
+
+def test_a_process_that_does_not_end_says_where_it_is(tmp_path):
+    (tmp_path / "deaf.py").write_text(
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = NodeProcess("deaf", tmp_path / "log", environment={"PYTHONPATH": str(tmp_path)})
+    while "up" not in process.log:
+        process.check()
+    assert process.stop(timeout=0.1) == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in process.log and 'deaf.py", line 4' in process.log
+    stopped = NodeProcess("deaf", tmp_path / "log", environment={"PYTHONPATH": str(tmp_path)})
+    stopped.send(signal.SIGSTOP)
+    assert stopped.stop(timeout=0.1) == -signal.SIGKILL
 
 
 def test_parameters_keep_their_types_on_the_command_line(tmp_path, monkeypatch):
