@@ -64,7 +64,7 @@ class Watcher:
 
     def _ask(self) -> None:
         if not self.found:
-            self.watched.state = "gone"
+            self.watched.state, self.watched.targets = "gone", None
             self._asked = None
             return
         if self._asked is not None:

@@ -26,7 +26,7 @@ class Watched:
     measured: Measurements
     clock: Callable[[], float] = time.monotonic
     state: str = "unknown"
-    targets: dict[int, str] | None = None  # active instructions by id; None until they were told
+    targets: dict[int, str] | None = None  # active instructions by id; None as long as they are unknown
     reasoning: Reasoning | None = None
     verdicts: dict[tuple[int, str], tuple[float, Segmentation]] = field(default_factory=dict)  # oldest first
     diagnostics: dict[str, DiagnosticStatus] = field(default_factory=dict)  # by part, as the node names them
@@ -99,7 +99,7 @@ def _answers(watched: Watched) -> list[str]:
 
 def _targets(watched: Watched) -> list[str]:
     if watched.targets is None:
-        return ["not told yet"]
+        return ["unknown"]
     return [f"{number}: {text}" for number, text in watched.targets.items()] or ["none"]
 
 

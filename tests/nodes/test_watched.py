@@ -41,7 +41,7 @@ def test_what_was_not_told_is_not_taken_for_nothing():
         (line,) = [line for line in rendered(watched, "12:00:00") if line.startswith("targets")]
         return line.removeprefix("targets").strip()
 
-    assert targets() == "not told yet" and not watched.told
+    assert targets() == "unknown" and not watched.told
     watched.targets = {}
     assert targets() == "none" and not watched.told
     watched.diagnostics["model"] = DiagnosticStatus()
