@@ -13,6 +13,7 @@ see to it.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import OrderedDict
@@ -21,11 +22,12 @@ from typing import Any
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -33,6 +35,7 @@ from std_msgs.msg import Header
 from lens_ros.nodes import conversions, parameters
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.executor import spin
+from lens_ros.nodes.lifetime import SIGNAL_POLL_S
 from lens_ros.nodes.parameters import CameraParameters, ParameterError
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
 from lens_ros.nodes.throttle import Throttle
@@ -191,8 +194,15 @@ class CameraNode(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the node to the end of its source, SIGINT or SIGTERM; returns the process' exit code."""
-    rclpy.init(args=arguments)
+    """Runs the node to the end of its source, SIGINT or SIGTERM; returns the process' exit code.
+
+    With rclpy's own signal handlers an exception may come up anywhere in rclpy and leave what it was about to
+    let go of.
+    """
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     try:
         node = CameraNode()
     except (ParameterError, SourceError) as error:
@@ -201,16 +211,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    try:
-        node.finished.add_done_callback(lambda _: executor.wake())
-        spin(executor, until=node.finished.done)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the ordinary ways to end
-    finally:
-        node.close()
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    node.finished.add_done_callback(lambda _: ended.set())
+    spinning = threading.Thread(target=spin, args=(executor,), name="executor", daemon=True)
+    spinning.start()
+    # A signal that the system gives to another thread is handled when this one wakes up.
+    while not ended.wait(SIGNAL_POLL_S) and spinning.is_alive():
+        pass
+    crashed = not spinning.is_alive()
+    node.close()
+    executor.shutdown()
+    spinning.join()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    if crashed:
+        return 1
     code = node.finished.result() if node.finished.done() else 0
     return code or 0
 

@@ -30,14 +30,21 @@ def test_a_process_that_does_not_end_says_where_it_is(tmp_path):
         "print('up', flush=True)\n"
         "time.sleep(600)\n"
     )
-    process = NodeProcess("deaf", tmp_path / "log", environment={"PYTHONPATH": str(tmp_path)})
-    while "up" not in process.log:
-        process.check()
-    assert process.stop(timeout=0.1) == -signal.SIGABRT
-    assert "Fatal Python error: Aborted" in process.log and 'deaf.py", line 4' in process.log
-    stopped = NodeProcess("deaf", tmp_path / "log", environment={"PYTHONPATH": str(tmp_path)})
-    stopped.send(signal.SIGSTOP)
-    assert stopped.stop(timeout=0.1) == -signal.SIGKILL
+
+    def started(log: str) -> NodeProcess:
+        process = NodeProcess("deaf", tmp_path / log, environment={"PYTHONPATH": str(tmp_path)})
+        while "up" not in process.log:
+            process.check()
+        return process
+
+    deaf = started("log")
+    assert deaf.stop(timeout=0.1) == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in deaf.log and 'deaf.py", line 4' in deaf.log
+    frozen = started("log of another")
+    frozen.send(signal.SIGSTOP)
+    while "T (stopped)" not in Path(f"/proc/{frozen.pid}/status").read_text():
+        pass
+    assert frozen.stop(timeout=0.1) == -signal.SIGKILL
 
 
 def test_parameters_keep_their_types_on_the_command_line(tmp_path, monkeypatch):
