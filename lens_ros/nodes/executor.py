@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,14 +16,14 @@ OFFERED_AGAIN_S = 0.0005
 LONGEST_WAIT_S = 1.0
 
 
-def spin(executor: Executor, until: Callable[[], bool] = lambda: False) -> None:
-    """Runs callbacks until `until()`, or until the executor or its context is shut down. Raises what they
-    raise, and `ExternalShutdownException`.
+def spin(executor: Executor) -> None:
+    """Runs callbacks until the executor or its context is shut down. Raises what they raise, and
+    `ExternalShutdownException`.
 
     A shutdown between collecting and waiting wakes nobody up: rclpy destroys at once what it wakes with, and
     its own `spin` would wait for ever. So no wait here lasts for long.
     """
-    while executor.context.ok() and not executor._is_shutdown and not until():
+    while executor.context.ok() and not executor._is_shutdown:
         executor.spin_once(timeout_sec=LONGEST_WAIT_S)
 
 

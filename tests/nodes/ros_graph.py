@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,9 @@ class Graph(Driver):
     def stop(self, process: NodeProcess, *signals: Any) -> int:
         """Ends a process, which then no longer has to live; its exit code."""
         self.processes.remove(process)
-        return process.stop(*signals)
+        code = process.stop(*signals)
+        assert code != -signal.SIGABRT, f"it did not end when asked:\n{process.tail(80)}"
+        return code
 
     def close(self) -> None:
         for process in self.processes:
