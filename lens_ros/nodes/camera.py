@@ -13,7 +13,6 @@ see to it.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import OrderedDict
@@ -35,7 +34,7 @@ from std_msgs.msg import Header
 from lens_ros.nodes import conversions, parameters
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.executor import spin
-from lens_ros.nodes.lifetime import SIGNAL_POLL_S
+from lens_ros.nodes.lifetime import SIGNAL_POLL_S, ended_by_signal
 from lens_ros.nodes.parameters import CameraParameters, ParameterError
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
 from lens_ros.nodes.throttle import Throttle
@@ -200,9 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     let go of.
     """
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signal()
     try:
         node = CameraNode()
     except (ParameterError, SourceError) as error:
@@ -214,7 +211,6 @@ def main(arguments: list[str] | None = None) -> int:
     node.finished.add_done_callback(lambda _: ended.set())
     spinning = threading.Thread(target=spin, args=(executor,), name="executor", daemon=True)
     spinning.start()
-    # A signal that the system gives to another thread is handled when this one wakes up.
     while not ended.wait(SIGNAL_POLL_S) and spinning.is_alive():
         pass
     crashed = not spinning.is_alive()

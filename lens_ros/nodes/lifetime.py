@@ -62,6 +62,16 @@ class LastingNode(Protocol):
     def destroy_node(self) -> None: ...
 
 
+def ended_by_signal() -> threading.Event:
+    """Set by SIGINT or SIGTERM; for the main thread, which is to look at it every `SIGNAL_POLL_S`: a signal
+    that the system gives to another thread is handled when the main one wakes up.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
+
+
 def run(
     make_node: Callable[[], LastingNode],
     make_executor: Callable[[], CallbackExecutor],
@@ -78,9 +88,7 @@ def run(
     # asked, by default after 5 ms each time.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signal()
     log = get_logger("perception")
     try:
         node = make_node()
@@ -100,7 +108,6 @@ def run(
     trim_at = time.monotonic() + TRIM_PERIOD_S
     touch_at = time.monotonic() + TOUCH_PERIOD_S
     while not ended.wait(SIGNAL_POLL_S):
-        # A signal that the system gives to another thread is handled when this one wakes up.
         if executor.turns != turns:
             turns = executor.turns
             watchdog.alive(node.hang_timeout_s)

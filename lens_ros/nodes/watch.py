@@ -91,7 +91,7 @@ class Watcher:
         try:
             self.watched.targets = future.result()
         except LensError:
-            self.watched.targets = {}  # deactivated meanwhile
+            self.watched.targets = None  # deactivated meanwhile, or no answer: the next state tells
 
     def _segmentation(self, message: Segmentation) -> None:
         now = self._node.get_clock().now().nanoseconds * 1e-9
