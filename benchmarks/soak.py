@@ -60,7 +60,7 @@ ROUND_S = 24.0  # of activity
 # Until a sample is taken. By then what was at work has ended, results of goals are kept no longer (goals.py:
 # 15 s) and the heaps were trimmed (lifetime.py: every 20 s). Else it tells how busy the last seconds were.
 # Of 36 s, for both in turn, samples scatter as much (docs/results.md).
-REST_S = 20.0
+REST_S = 22.0
 
 
 def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, int], str]:

@@ -42,6 +42,7 @@ from lens_ros.nodes.throttle import Throttle
 LATEST = (
     0.5  # seconds behind its time from which on playing goes on from now instead of catching up in a burst
 )
+PAUSE_POLL_S = 0.05
 
 
 class CameraNode(Node):
@@ -125,10 +126,13 @@ class CameraNode(Node):
 
     def _wait(self, begun: float, at: float) -> float:
         """Waits until `at` of a playing that began at `begun`; returns the beginning to count from now on."""
-        speed = self._settings.rate
-        ahead = begun + at / speed - time.monotonic()
+        ahead = begun + at / self._settings.rate - time.monotonic()
         if ahead > 0:
             self._stopping.wait(ahead)
+        paused = time.monotonic()
+        while self.get_parameter("paused").value and not self._stopping.wait(PAUSE_POLL_S):
+            begun += time.monotonic() - paused
+            paused = time.monotonic()
         return begun - ahead if ahead < -LATEST else begun
 
     def _complain(self, problem: str) -> None:

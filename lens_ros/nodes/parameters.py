@@ -211,6 +211,7 @@ class CameraParameters:
         bounds=(0.01, 100.0),
         when="start",
     )
+    paused: bool = _parameter(False, "Stay where it is, and publish nothing meanwhile.")
     frame_rate_hz: float = _parameter(
         10.0, "Pictures per second from a folder of pictures.", bounds=(0.01, 1000.0), when="start"
     )

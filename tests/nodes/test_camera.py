@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from ros_graph import START_TIMEOUT, TIMEOUT
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -188,6 +190,32 @@ def test_a_recording_is_published_in_every_form_with_common_stamps(graph, tmp_pa
     # Each topic begins and ends at a moment of its own.
     both = [each for each in map(stamp, received["depth"]) if min(infos) <= each <= max(infos)]
     assert len(both) > 1 and set(both) <= infos
+
+
+def test_a_pause_leaves_nothing_out(graph, tmp_path):
+    received: list[CompressedImage] = []
+    subscription = graph.node.create_subscription(CompressedImage, "image/compressed", received.append, 50)
+    source = {"source": str(write_bag(tmp_path / "bag")), "stamp": "recorded", "rate": 0.5}  # 10 Hz
+    process = graph.launch("camera", source)
+
+    def pause(paused: bool) -> None:
+        change = Parameter("paused", value=paused).to_parameter_msg()
+        request = SetParameters.Request(parameters=[change])
+        response = graph.call(SetParameters, "camera/set_parameters", request, TIMEOUT)
+        assert response.results[0].successful
+
+    graph.wait_until(lambda: len(received) > 7, TIMEOUT, "images")
+    pause(True)
+    graph.spin(1.0)  # one that was on its way
+    before = len(received)
+    graph.spin(2.0)
+    assert len(received) == before
+    pause(False)
+    graph.wait_until(lambda: len(received) > before + 12, TIMEOUT, "images after the pause")
+    assert graph.stop(process) == 0
+    graph.node.destroy_subscription(subscription)
+    numbers = [message.header.stamp.nanosec // 50_000_000 for message in received]
+    assert numbers == [(numbers[0] + n) % 5 for n in range(len(numbers))]
 
 
 def test_recorded_stamps_are_kept_and_the_end_is_the_end(graph, tmp_path):
