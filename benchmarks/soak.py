@@ -7,7 +7,7 @@ and this program, which does in rounds of 24 seconds, in random order, what clie
 added, removed and cleared by service and by topic; goals sent and cancelled at any stage; requests; clients
 that come and go, some of them killed; pictures subscribed to and left; the stream disabled and enabled; the
 node deactivated and activated. After each round everything is as it was at the beginning, camera images
-are ignored for 20 seconds, and a sample is taken: memory, open handles, threads, latencies of the round.
+stay away for 37 seconds, and a sample is taken: memory, open handles, threads, latencies of the round.
 
 It holds when, from the first third after warming up to the last third,
 - memory of its own (anonymous), what of it is native memory in use, and the number of Python's objects grow
@@ -57,10 +57,9 @@ PARAMETERS = {
 }
 CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
 ROUND_S = 24.0  # of activity
-# Until a sample is taken. By then what was at work has ended, results of goals are kept no longer (goals.py:
-# 15 s) and the heaps were trimmed (lifetime.py: every 20 s). Else it tells how busy the last seconds were.
-# Of 36 s, for both in turn, samples scatter as much (docs/results.md).
-REST_S = 22.0
+# Until a sample is taken: results of goals are kept no longer by then (goals.py: 15 s), and after that the heaps
+# were trimmed (lifetime.py: every 20 s). Else it tells how busy the last seconds were, up to 30 MB.
+REST_S = 37.0
 
 
 def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, int], str]:

@@ -34,5 +34,5 @@ def test_three_minutes_leave_memory_handles_and_threads_as_they_were(tmp_path: P
     report = json.loads((tmp_path / "soak.json").read_text())
     held = {each["name"] for each in report["verdicts"]}
     assert {"memory of its own, MB", "handles", "threads"} <= held
-    assert len(report["samples"]) >= 4 and report["events"]["goals"] and report["events"]["cancels"]
+    assert len(report["samples"]) >= 3 and report["events"]["goals"] and report["events"]["cancels"]
     assert (tmp_path / "soak.png").stat().st_size > 10_000
