@@ -57,8 +57,8 @@ PARAMETERS = {
 }
 CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
 ROUND_S = 24.0  # of activity
-# Until a sample is taken: results of goals are kept no longer by then (goals.py: 15 s), and after that the heaps
-# were trimmed (lifetime.py: every 20 s). Else it tells how busy the last seconds were, up to 30 MB.
+# Until a sample is taken: results of goals are kept no longer by then (goals.py: 15 s), and the heaps were
+# trimmed after that (lifetime.py: every 20 s). Else it tells how busy the last seconds were, up to 30 MB.
 REST_S = 37.0
 
 
