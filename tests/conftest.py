@@ -67,7 +67,10 @@ def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
     from lens_ros.engine.cache import EngineCache
     from lens_ros.model.checkpoint import find_model
 
-    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of the whole run: the first process makes them, the others wait
+    cache = EngineCache(folder / "engines")
     build(find_model("lens-nano"), "onnxruntime", cache, _Silent())
     return cache
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from lifecycle_msgs.srv import GetState
 from ros_graph import START_TIMEOUT, TIMEOUT
 from std_srvs.srv import Trigger
 
@@ -203,6 +204,36 @@ def test_watch_on_something_that_is_no_terminal_goes_on_until_it_is_ended(percep
     rest, errors = watching.communicate(timeout=TIMEOUT)
     assert first.startswith("/perception is") and "\033" not in rest
     assert own_words(errors) == "" and watching.returncode == 0
+
+
+def test_watch_takes_no_list_for_no_empty_one(graph):
+    """A node that is active by its own word, and answers nothing else."""
+
+    def active(_: GetState.Request, response: GetState.Response) -> GetState.Response:
+        response.current_state.label = "active"
+        return response
+
+    service = graph.node.create_service(GetState, "taciturn/get_state", active)
+    watching = subprocess.Popen(
+        [sys.executable, "-u", "-c", "from lens_ros.cli import main; main()", "watch", "--node", "taciturn",
+         "--interval", "1", "--wait", str(TIMEOUT)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    lines: list[str] = []
+    reading = threading.Thread(target=lambda: lines.extend(iter(watching.stdout.readline, "")), daemon=True)
+    reading.start()
+    try:
+        # Asked every second; given up after one.
+        graph.wait_until(
+            lambda: sum(line.startswith("/taciturn is active") for line in lines) >= 5, TIMEOUT, "five views"
+        )
+    finally:
+        watching.kill()
+        watching.wait()
+        reading.join()
+        graph.node.destroy_service(service)
+    targets = {line.removeprefix("targets").strip() for line in lines if line.startswith("targets")}
+    assert targets == {"unknown"}
 
 
 def test_watch_says_that_nobody_is_there(perception, capsys):
