@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 3.0
-# Percent, of 400 MB: in these minutes heaps still settle, from 385 to 405 MB (docs/results.md). To leak an
-# image and the tensors of its answer with each goal would be more.
+# Percent, of 380 MB: two single rounds in these minutes, of which one may have pictures in hand (up to 12 MB,
+# docs/results.md). To leak an image and the tensors of its answer with each goal would be more.
 GROWTH = 10.0
 
 
