@@ -206,7 +206,7 @@ def test_watch_on_something_that_is_no_terminal_goes_on_until_it_is_ended(percep
     assert own_words(errors) == "" and watching.returncode == 0
 
 
-def test_watch_takes_no_list_for_no_empty_one(graph):
+def test_watch_does_not_take_a_list_that_failed_for_an_empty_one(graph):
     """A node that is active by its own word, and answers nothing else."""
 
     def active(_: GetState.Request, response: GetState.Response) -> GetState.Response:
