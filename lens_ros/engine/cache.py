@@ -142,7 +142,8 @@ class EngineCache:
     def staging(self, key: Key, need: int, *, waits: Callable[[], None] = lambda: None) -> Iterator[Path]:
         """A folder to make an engine in; gone afterwards unless :meth:`commit` moved it.
 
-        Holds the lock of this key: a second process that makes the same waits, and finds it made.
+        Holds the lock of this key: a second process that makes the same waits, and finds it made. What a
+        killed process had half made of this key is removed.
 
         Args:
             need: bytes that will be written, at the most.
@@ -154,19 +155,18 @@ class EngineCache:
         model = self.root / _safe(key.model)
         try:
             model.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(model).free
-            if free < need:
-                raise EngineError(
-                    f"{model} has {free / 1e6:.0f} MB free, the engine needs up to {need / 1e6:.0f} MB: free "
-                    "space, remove old engines (lens build-engine --prune), or choose another folder (--out)"
-                )
-            with open(model / f".{self._folder(key).name}.lock", "w") as lock:
+            name = self._folder(key).name
+            with open(model / f".{name}.lock", "w") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     waits()
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                with tempfile.TemporaryDirectory(prefix=f".making-{os.getpid()}-", dir=model) as folder:
+                for left in model.glob(f".making-*-{name}-*"):  # not in the making: the lock is ours
+                    shutil.rmtree(left, ignore_errors=True)
+                _need_space(model, need)
+                prefix = f".making-{os.getpid()}-{name}-"
+                with tempfile.TemporaryDirectory(prefix=prefix, dir=model) as folder:
                     yield Path(folder) / "engine"
         except OSError as error:
             raise EngineError(
@@ -184,9 +184,9 @@ class EngineCache:
         os.replace(made, folder)
         return Entry(folder, manifest)
 
-    def sweep(self, model: str, pid: int) -> None:
-        """Removes what a killed process of this machine had half made."""
-        for folder in (self.root / _safe(model)).glob(f".making-{pid}-*"):
+    def sweep(self, pid: int) -> None:
+        """Removes what a process of this machine that makes no more had half made."""
+        for folder in self.root.glob(f"*/.making-{pid}-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def prune(self, objection: Callable[[Key], str]) -> list[tuple[Path, str]]:
@@ -266,6 +266,15 @@ def _read(folder: Path) -> Entry:
             entry, fault=f"{manifest.file} has {size} bytes, expected {manifest.size}: half written"
         )
     return entry
+
+
+def _need_space(folder: Path, need: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise EngineError(
+            f"{folder} has {free / 1e6:.0f} MB free, the engine needs up to {need / 1e6:.0f} MB: free space, "
+            "remove old engines (lens build-engine --prune), or choose another folder (--out)"
+        )
 
 
 def _alive(making: Path) -> bool:

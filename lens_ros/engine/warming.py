@@ -34,6 +34,7 @@ from lens_ros.model.errors import CheckpointError
 
 GRACE_S = 2.0  # for the process to end by itself when it is asked to
 STEPS_LOGGED_S = 15.0  # between two lines of the log about one phase
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -86,7 +87,7 @@ class Warming:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                self._wanted.cache.sweep(self._wanted.model, process.pid)
+                self._wanted.cache.sweep(process.pid)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -135,7 +136,7 @@ class Warming:
         if "made" in last and process.returncode == 0:
             return ""
         if process.returncode < 0:
-            wanted.cache.sweep(wanted.model, process.pid)
+            wanted.cache.sweep(process.pid)
             return _killed(-process.returncode)
         return last.get("error") or "; ".join(noise[-3:]) or f"exit status {process.returncode}"
 
@@ -199,17 +200,18 @@ class _Lines:
 
 def main(job: str) -> int:
     """The process of its own."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDING:
         signal.signal(number, _end)  # so that what is half made is removed
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # not to outlive who asked for it
     wanted = json.loads(job)
+    cache = EngineCache(Path(wanted["cache"]))
     if os.getppid() != wanted["for"]:
         return 1  # it has ended meanwhile
     try:
         build(
             Path(wanted["folder"]),
             wanted["backend"],
-            EngineCache(Path(wanted["cache"])),
+            cache,
             _Lines(),
             precision=wanted["precision"],
         )
@@ -219,11 +221,17 @@ def main(job: str) -> int:
     except MemoryError:
         _tell({"error": "out of memory"})
         return 1
+    finally:
+        cache.sweep(os.getpid())  # where the signal came between two steps of the folder's own end
     _tell({"made": True})
     return 0
 
 
 def _end(number: int, frame: Any) -> None:
+    # The kernel tells it again with each thread of who asked that ends: a second exception would leave the
+    # first one's work half done.
+    for ending in _ENDING:
+        signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

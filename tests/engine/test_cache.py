@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_ros.engine.cache import MANIFEST, PLAN, EngineCache, Key, Manifest, default_root, sha256
+from lens_ros.engine.compiler import child_environment
 from lens_ros.engine.errors import EngineError, EngineMissing
 
 KEY = Key(
@@ -132,6 +133,24 @@ def test_prune_keeps_what_is_good_and_what_is_being_made(tmp_path: Path) -> None
         assert made.is_dir()
     assert set(removed) == {stale, damaged, left} and good.is_dir()
     assert removed[stale] == "not this GPU" and "killed" in removed[left]
+
+
+def test_what_a_killed_build_left_goes_with_the_next_one_of_its_kind(tmp_path: Path) -> None:
+    making = (
+        "import os, signal, sys\n"
+        "from tests.engine.test_cache import KEY, EngineCache, Path\n"
+        "with EngineCache(Path(sys.argv[1])).staging(KEY, 10) as made:\n"
+        "    made.mkdir()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", making, str(tmp_path)], env=child_environment(), cwd=root)
+    (left,) = tmp_path.glob("*/.making-*")
+    cache = EngineCache(tmp_path)
+    with cache.staging(replace(KEY, precision="fp32"), 10) as made:
+        assert made.parent.is_dir() and left.is_dir()
+        put(cache)
+        assert made.parent.is_dir() and not left.exists()
 
 
 def test_two_makers_of_the_same_wait_for_each_other(tmp_path: Path) -> None:

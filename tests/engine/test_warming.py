@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -112,11 +113,14 @@ def test_what_is_killed_is_explained_and_leaves_nothing(own_cache: EngineCache) 
 
 
 def test_it_does_not_outlive_who_asked_for_it(own_cache: EngineCache) -> None:
+    """The kernel tells it so up to once for each thread of who asked, while it removes what is half made."""
     without(own_cache, "decoder")
     script = (
         "import sys, threading\n"
         "from tests.engine.test_warming import EngineCache, Path, start\n"
         "start(EngineCache(Path(sys.argv[1])))\n"
+        "for _ in range(200):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
         "threading.Event().wait()\n"
     )
     asking = subprocess.Popen(
@@ -129,6 +133,38 @@ def test_it_does_not_outlive_who_asked_for_it(own_cache: EngineCache) -> None:
         asking.wait()
     wait_until(lambda: not makers(own_cache), "its end")
     assert half_made(own_cache) == []
+
+
+def test_told_to_end_while_it_ends_it_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, threading\n"
+        "from lens_ros.engine import warming\n"
+        "from tests.engine.test_cache import KEY, EngineCache, Path\n"
+        "def build(*args, **kwargs):\n"
+        "    with EngineCache(Path(sys.argv[1])).staging(KEY, 10) as made:\n"
+        "        made.mkdir()\n"
+        "        for number in range(5000):\n"
+        "            (made / str(number)).touch()\n"
+        "        print('at work', flush=True)\n"
+        "        threading.Event().wait()\n"
+        "warming.build = build\n"
+        "raise SystemExit(warming.main(sys.argv[2]))\n"
+    )
+    job = json.dumps(
+        {"folder": "", "backend": "", "precision": None, "cache": str(tmp_path), "for": os.getpid()}
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path), job],
+        env=child_environment(),
+        cwd=NANO.parents[1],
+        stdout=subprocess.PIPE,
+    ) as making:
+        assert making.stdout is not None and making.stdout.readline() == b"at work\n"
+        while making.poll() is None:
+            making.terminate()
+            time.sleep(0.001)
+    assert making.returncode == 128 + signal.SIGTERM
+    assert half_made(EngineCache(tmp_path)) == []
 
 
 def test_a_full_disk_is_told(own_cache: EngineCache, tmp_path: Path) -> None:
