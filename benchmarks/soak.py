@@ -17,6 +17,9 @@ It holds when, from the first third after warming up to the last third,
 - latencies do not drift: the lower bound of a 95 % interval (bootstrap over rounds) of the ratio of medians,
   divided by that of a reference beside the node (a camera's parameters), is at most 1.15.
 
+Beside it stand the processor's time that each process took in a round, and what the same piece of work takes
+at rest.
+
 What happens is in `day`, what holds in `steadiness`. Writes soak.json and soak.png into the folder; exit
 status 1 if it does not hold (`--no-latency`: whatever the latencies, for machines whose load changes). Where
 gdb is installed and something ends it before its time, native_stacks.txt is there too.
@@ -44,7 +47,7 @@ from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
 from benchmarks.day import Day, Observer
-from benchmarks.steadiness import Sample, judged, plot, sample
+from benchmarks.steadiness import Sample, beside, judged, plot, processor_seconds, sample
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,15 +89,22 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
         observer = Observer()
         day = Day(driver, observer, seed)
         day.begin()
+        pids = {"perception": perception.pid, "camera": camera.pid, "soak": os.getpid()}
+
+        def processor() -> dict[str, float]:
+            return {name: processor_seconds(pid) for name, pid in pids.items()}
+
         started = time.monotonic()
         bar = tqdm(
             total=round(minutes, 1), unit="min", bar_format="{l_bar}{bar}| {n:.1f}/{total} min{postfix}"
         )
         try:
             while (now := (time.monotonic() - started) / 60) < minutes:
+                taken = processor()
                 day.round(ROUND_S)
+                taken = {name: after - taken[name] for name, after in processor().items()}
                 with day.rest(REST_S):
-                    last = sample(perception.pid, now, observer.told, observer.take())
+                    last = sample(perception.pid, now, observer.told, observer.take(), taken)
                 samples.append(last)
                 bar.n = round(now, 1)
                 bar.set_postfix_str(
@@ -145,13 +155,14 @@ def main() -> int:
         "events": counts,
         "failure": failure,
         "verdicts": [asdict(each) for each in verdicts],
+        "beside": [asdict(each) for each in beside(samples)],
         "samples": [asdict(each) for each in samples],
     }
     (options.out / "soak.json").write_text(json.dumps(report, indent=1) + "\n")
     plot(samples, options.out / "soak.png")
     print(f"{len(samples)} rounds, " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
     print(f"{'':24}{'first third':>12}{'last third':>12}")
-    for each in verdicts:
+    for each in [*verdicts, *beside(samples)]:
         print(
             f"{each.name:24}{each.first:12.1f}{each.last:12.1f}  {each.change}"
             + ("" if each.holds else "   DOES NOT HOLD")

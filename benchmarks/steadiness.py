@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,9 @@ class Sample:
     """The node's process after a round, and milliseconds that things took in the round.
 
     `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.heaps.native_bytes`),
-    `subscribers` those of each of its topics, the rest is what the system sees of it.
+    `subscribers` those of each of its topics, the rest is what the system sees of it. `processor_s` are the
+    processor's seconds that each of the soak's processes took in the round, `yardstick_ms` what the same work
+    takes at rest: together they tell a slower machine from a process that does more.
     """
 
     minutes: float
@@ -39,6 +42,8 @@ class Sample:
     subscribers: str
     p50: dict[str, float] = field(default_factory=dict)
     p95: dict[str, float] = field(default_factory=dict)
+    processor_s: dict[str, float] = field(default_factory=dict)
+    yardstick_ms: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,32 @@ class Verdict:
     holds: bool
 
 
-def sample(pid: int, minutes: float, told: dict[str, str], times: dict[str, list[float]]) -> Sample:
+def processor_seconds(pid: int) -> float:
+    """What the process has taken of the processor, user's and system's, all its threads (man 5 proc)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def yardstick() -> float:
+    """Milliseconds of a fixed piece of work in this process: Python, and numbers in and out of memory."""
+    numbers = np.random.default_rng(0).random(1_000_000)
+
+    def once() -> float:
+        started = time.perf_counter()
+        np.sort(numbers)
+        sum(number * number for number in range(500_000))
+        return 1e3 * (time.perf_counter() - started)
+
+    return statistics.median(once() for _ in range(5))
+
+
+def sample(
+    pid: int,
+    minutes: float,
+    told: dict[str, str],
+    times: dict[str, list[float]],
+    processor_s: dict[str, float],
+) -> Sample:
     """The process now. PSS: its own memory, and its share of what it shares with others.
 
     `told`: NATIVE, OBJECTS and SUBSCRIBERS, from the node's diagnostics.
@@ -72,14 +102,14 @@ def sample(pid: int, minutes: float, told: dict[str, str], times: dict[str, list
         told[SUBSCRIBERS],
         {name: statistics.median(values) for name, values in times.items()},
         {name: float(np.quantile(values, 0.95)) for name, values in times.items()},
+        processor_s,
+        yardstick(),
     )
 
 
 def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[Verdict]:
     """What holds; `growth`: how much of memory, as a share. Latencies only count where `latency` is true."""
-    settled = [each for each in samples if each.minutes >= WARM_UP * samples[-1].minutes]
-    third = max(1, len(settled) // 3)
-    first, last = settled[:third], settled[-third:]
+    first, last = thirds(samples)
     verdicts = []
     memory = {"memory of its own, MB": "anonymous_mb", NATIVE: "native_mb", OBJECTS: "objects"}
     for name, attribute in memory.items():
@@ -109,6 +139,28 @@ def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[V
     return verdicts
 
 
+def beside(samples: Sequence[Sample]) -> list[Verdict]:
+    """What the machine was like and what it was used for; nothing of it has to hold."""
+
+    def told(sample: Sample) -> dict[str, float]:
+        processor = {f"processor, {name}, s": seconds for name, seconds in sample.processor_s.items()}
+        return {"yardstick at rest, ms": sample.yardstick_ms, **processor}
+
+    parts = [[told(each) for each in part] for part in thirds(samples)]
+    rows = []
+    for name in parts[0][0]:
+        before, after = (statistics.median([each[name] for each in part]) for part in parts)
+        rows.append(Verdict(name, before, after, f"{after / before - 1:+.2%}", holds=True))
+    return rows
+
+
+def thirds(samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The first and the last third of what comes after warming up."""
+    settled = [each for each in samples if each.minutes >= WARM_UP * samples[-1].minutes]
+    third = max(1, len(settled) // 3)
+    return settled[:third], settled[-third:]
+
+
 def drift(values: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Ratio of medians, last to first, over that of the reference, and its lower bound at 95 %."""
     generator = np.random.default_rng(0)
@@ -130,7 +182,8 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     minutes = [each.minutes for each in samples]
-    figure, (memory, numbers, latencies) = plt.subplots(3, 1, figsize=(8, 7), sharex=True)
+    figure, rows = plt.subplots(4, 1, figsize=(8, 9), sharex=True)
+    memory, numbers, latencies, processor = rows
     memory.plot(minutes, [each.pss_mb for each in samples], label="all (PSS)")
     memory.plot(minutes, [each.anonymous_mb for each in samples], label="its own")
     memory.plot(minutes, [each.native_mb for each in samples], label="of it, native,\nin use")
@@ -146,8 +199,13 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
             latencies.plot(*zip(*points, strict=True), label=name, linewidth=0.8)
     latencies.set_ylabel("median of a round, ms")
     latencies.set_yscale("log")
-    latencies.set_xlabel("minutes")
-    for axes in (memory, numbers, latencies):
+    for name in samples[0].processor_s:
+        processor.plot(minutes, [each.processor_s[name] for each in samples], label=name)
+    processor.plot(minutes, [each.yardstick_ms / 10 for each in samples], "k:", label="yardstick,\n10 ms")
+    processor.set_ylabel("processor, s a round")
+    processor.set_ylim(0)
+    processor.set_xlabel("minutes")
+    for axes in rows:
         axes.axvspan(0, WARM_UP * minutes[-1], color="0.93")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         axes.grid(alpha=0.3)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from benchmarks.steadiness import LATENCIES, NATIVE, OBJECTS, REFERENCE, Sample, Verdict, judged
+from benchmarks.steadiness import (
+    LATENCIES,
+    NATIVE,
+    OBJECTS,
+    REFERENCE,
+    Sample,
+    Verdict,
+    beside,
+    judged,
+    processor_seconds,
+)
 
 ROUNDS = 120
 
@@ -30,6 +42,8 @@ def samples(change: Callable[[Sample, float], Sample] = lambda sample, progress:
             threads=24,
             subscribers="/mask 0, /overlay 1",
             p50=dict(zip(LATENCIES, 50 * noise, strict=True)),
+            processor_s={"perception": 30.0, "soak": 2.0},
+            yardstick_ms=80.0,
         )
         made.append(change(sample, number / ROUNDS))
     return made
@@ -88,3 +102,21 @@ def test_what_happens_while_it_warms_up_does_not_count() -> None:
         return sample if progress >= 0.25 else dataclasses.replace(sample, native_mb=150.0, handles=20)
 
     assert broken(judged(samples(warming), growth=0.01, latency=True)) == []
+
+
+def test_what_a_process_takes_of_the_processor_is_told_beside_it() -> None:
+    def busier(sample: Sample, progress: float) -> Sample:
+        return dataclasses.replace(sample, processor_s={**sample.processor_s, "soak": 2.0 + progress})
+
+    rows = {each.name: each for each in beside(samples(busier))}
+    assert rows["processor, perception, s"].change == "+0.00%"
+    soak = rows["processor, soak, s"]
+    assert soak.first == pytest.approx(2.375, abs=0.02) and soak.last == pytest.approx(2.87, abs=0.02)
+    assert rows["yardstick at rest, ms"].last == 80.0
+
+
+def test_a_process_takes_of_the_processor_what_it_works() -> None:
+    before, at_first = processor_seconds(os.getpid()), time.process_time()
+    while time.process_time() < at_first + 0.3:
+        pass
+    assert processor_seconds(os.getpid()) - before == pytest.approx(time.process_time() - at_first, abs=0.05)
