@@ -14,7 +14,7 @@ PYTHON ?= $(or $(wildcard .venv/bin/python),$(shell \
 # Instruction for `make run`; options for pytest.
 ASK ?=
 TESTS ?= tests
-JOBS ?= 2
+JOBS ?= 3
 # Length of `make soak`.
 MINUTES ?= 120
 export ASK
