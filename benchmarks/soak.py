@@ -47,7 +47,7 @@ from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
 from benchmarks.day import Day, Observer
-from benchmarks.steadiness import Sample, beside, judged, plot, processor_seconds, sample
+from benchmarks.steadiness import Sample, judged, plot, processor_seconds, sample, surroundings
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,14 +155,14 @@ def main() -> int:
         "events": counts,
         "failure": failure,
         "verdicts": [asdict(each) for each in verdicts],
-        "beside": [asdict(each) for each in beside(samples)],
+        "beside": [asdict(each) for each in surroundings(samples)],
         "samples": [asdict(each) for each in samples],
     }
     (options.out / "soak.json").write_text(json.dumps(report, indent=1) + "\n")
     plot(samples, options.out / "soak.png")
     print(f"{len(samples)} rounds, " + ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))
     print(f"{'':24}{'first third':>12}{'last third':>12}")
-    for each in [*verdicts, *beside(samples)]:
+    for each in [*verdicts, *surroundings(samples)]:
         print(
             f"{each.name:24}{each.first:12.1f}{each.last:12.1f}  {each.change}"
             + ("" if each.holds else "   DOES NOT HOLD")

@@ -139,7 +139,7 @@ def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[V
     return verdicts
 
 
-def beside(samples: Sequence[Sample]) -> list[Verdict]:
+def surroundings(samples: Sequence[Sample]) -> list[Verdict]:
     """What the machine was like and what it was used for; nothing of it has to hold."""
 
     def told(sample: Sample) -> dict[str, float]:

@@ -17,9 +17,9 @@ from benchmarks.steadiness import (
     REFERENCE,
     Sample,
     Verdict,
-    beside,
     judged,
     processor_seconds,
+    surroundings,
 )
 
 ROUNDS = 120
@@ -108,7 +108,7 @@ def test_what_a_process_takes_of_the_processor_is_told_beside_it() -> None:
     def busier(sample: Sample, progress: float) -> Sample:
         return dataclasses.replace(sample, processor_s={**sample.processor_s, "soak": 2.0 + progress})
 
-    rows = {each.name: each for each in beside(samples(busier))}
+    rows = {each.name: each for each in surroundings(samples(busier))}
     assert rows["processor, perception, s"].change == "+0.00%"
     soak = rows["processor, soak, s"]
     assert soak.first == pytest.approx(2.375, abs=0.02) and soak.last == pytest.approx(2.87, abs=0.02)
