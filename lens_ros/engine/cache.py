@@ -162,11 +162,10 @@ class EngineCache:
                 except BlockingIOError:
                     waits()
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                for left in model.glob(f".making-*-{name}-*"):  # not in the making: the lock is ours
+                for left in model.glob(f".making-{name}-*"):  # not in the making: the lock is ours
                     shutil.rmtree(left, ignore_errors=True)
                 _need_space(model, need)
-                prefix = f".making-{os.getpid()}-{name}-"
-                with tempfile.TemporaryDirectory(prefix=prefix, dir=model) as folder:
+                with tempfile.TemporaryDirectory(prefix=f".making-{name}-", dir=model) as folder:
                     yield Path(folder) / "engine"
         except OSError as error:
             raise EngineError(
@@ -184,18 +183,17 @@ class EngineCache:
         os.replace(made, folder)
         return Entry(folder, manifest)
 
-    def sweep(self, pid: int) -> None:
-        """Removes what a process of this machine that makes no more had half made."""
-        for folder in self.root.glob(f"*/.making-{pid}-*"):
+    def sweep(self) -> list[Path]:
+        """Removes what builds that were killed had half made, and returns it."""
+        removed = [folder for folder in sorted(self.root.glob("*/.making-*")) if _abandoned(folder)]
+        for folder in removed:
             shutil.rmtree(folder, ignore_errors=True)
+        return removed
 
     def prune(self, objection: Callable[[Key], str]) -> list[tuple[Path, str]]:
         """Removes what is damaged, what a killed build left, and every engine whose key meets an
         ``objection``; returns what was removed, and why."""
-        removed = []
-        for folder in sorted(self.root.glob("*/.making-*")):
-            if not _alive(folder):
-                removed.append((folder, "left by a build that was killed"))
+        removed = [(folder, "left by a build that was killed") for folder in self.sweep()]
         for entry in self.entries():
             reason = entry.fault or (objection(entry.manifest.key) if entry.manifest else "")
             if reason:
@@ -277,9 +275,20 @@ def _need_space(folder: Path, need: int) -> None:
         )
 
 
-def _alive(making: Path) -> bool:
-    """Whether the process that makes something there still runs; ``.making-PID-...``."""
-    return Path("/proc", making.name.split("-")[1]).exists()
+def _abandoned(making: Path) -> bool:
+    """Whether nobody is at work in ``.making-ENTRY-...``: the lock of that entry is free.
+
+    Unlike the id of a process, a lock tells it across the containers of a machine too.
+    """
+    name = making.name.removeprefix(".making-").rpartition("-")[0]
+    try:
+        with open(making.parent / f".{name}.lock", "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except OSError:  # another's lock, or a cache that is not ours to write
+        return False
+    return True
 
 
 def _safe(model: str) -> str:

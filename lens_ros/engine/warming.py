@@ -87,7 +87,7 @@ class Warming:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                self._wanted.cache.sweep(process.pid)
+                self._wanted.cache.sweep()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -136,7 +136,7 @@ class Warming:
         if "made" in last and process.returncode == 0:
             return ""
         if process.returncode < 0:
-            wanted.cache.sweep(process.pid)
+            wanted.cache.sweep()
             return _killed(-process.returncode)
         return last.get("error") or "; ".join(noise[-3:]) or f"exit status {process.returncode}"
 
@@ -222,7 +222,7 @@ def main(job: str) -> int:
         _tell({"error": "out of memory"})
         return 1
     finally:
-        cache.sweep(os.getpid())  # where the signal came between two steps of the folder's own end
+        cache.sweep()  # where the signal came between two steps of the folder's own end
     _tell({"made": True})
     return 0
 

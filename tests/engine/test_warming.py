@@ -160,9 +160,11 @@ def test_told_to_end_while_it_ends_it_leaves_nothing(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
     ) as making:
         assert making.stdout is not None and making.stdout.readline() == b"at work\n"
-        while making.poll() is None:
+        deadline = time.monotonic() + TIMEOUT
+        while making.poll() is None and time.monotonic() < deadline:
             making.terminate()
             time.sleep(0.001)
+        making.kill()
     assert making.returncode == 128 + signal.SIGTERM
     assert half_made(EngineCache(tmp_path)) == []
 
