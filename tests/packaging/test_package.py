@@ -11,6 +11,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ import lens_ros
 ROOT = Path(__file__).resolve().parents[2]
 IN_ENVIRONMENT = Path(sys.prefix) == ROOT / ".venv" and (ROOT / ".venv" / "lens_ros" / "overlay").exists()
 needs_environment = pytest.mark.skipif(not IN_ENVIRONMENT, reason="not run by `make test`")
+DISTRIBUTIONS = ("jazzy", "kilted")
+USES = ("base", "robot", "engines", "simulation", "training", "tests")
 ROS_MODULES = {"rclpy", "geometry_msgs", "launch", "launch_ros", "sensor_msgs", "std_msgs"}
 
 
@@ -37,7 +40,8 @@ def package_xml() -> ElementTree.Element:
 
 
 def requirements(name: str) -> list[str]:
-    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    text = (ROOT / "requirements" / name).read_text()
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 
 
@@ -57,43 +61,37 @@ def test_one_licence() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 
 
-def test_ros_wheels_are_pinned() -> None:
-    pinned = [line for line in requirements("requirements-ros.txt") if line.startswith("ros-")]
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_ros_wheels_are_pinned(distribution: str) -> None:
+    pinned = requirements(f"ros-{distribution}.txt")
     assert len(pinned) > 50
     assert [line for line in pinned if not re.fullmatch(r"ros-[\w-]+==\d[\d.]*", line)] == []
-    assert len(pinned) == len(set(pinned))
+    names = [line.split("==")[0] for line in pinned]
+    assert len(names) == len(set(names))
+    others = {f"ros-{other}-" for other in DISTRIBUTIONS if other != distribution}
+    assert [name for name in names if name.startswith(tuple(others))] == []
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-ros.txt", "constraints.txt"])
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
-def test_requirements_agree(name: str, python: str) -> None:
-    """Each is readable, and no package is asked for in two versions."""
+def test_every_requirement_is_pinned(python: str) -> None:
+    """`make setup` gets one version of each package, and the requirement admits it."""
     packaging = pytest.importorskip("packaging.requirements")
-    versions: dict[str, str] = {}
     environment = {"python_version": python, "python_full_version": f"{python}.1"}
-    for line in [*requirements("constraints.txt"), *requirements(name)]:
-        requirement = packaging.Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate(environment):
-            continue
-        key = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if requirement.specifier:
-            assert versions.setdefault(key, str(requirement.specifier)) == str(requirement.specifier), line
+    machine = {"platform_machine": "x86_64", "sys_platform": "linux"}
 
+    def applying(name: str) -> dict[str, Any]:
+        parsed = [packaging.Requirement(line) for line in requirements(name)]
+        kept = [r for r in parsed if r.marker is None or r.marker.evaluate(environment | machine)]
+        names = [re.sub(r"[-_.]+", "-", requirement.name).lower() for requirement in kept]
+        assert len(names) == len(set(names)), f"{name} names a package twice for Python {python}"
+        return dict(zip(names, kept, strict=True))
 
-def test_setup_asks_for_what_is_pinned() -> None:
-    packaging = pytest.importorskip("packaging.requirements")
-    keywords = setup_keywords()
-    asked = ast.literal_eval(keywords["install_requires"])
-    for extra in ast.literal_eval(keywords["extras_require"]).values():
-        asked += extra
-    pinned = [packaging.Requirement(line) for line in requirements("requirements.txt")]
-    for line in asked:
-        requirement = packaging.Requirement(line)
-        same = [pin for pin in pinned if pin.name.lower() == requirement.name.lower()]
-        assert same, f"setup.py asks for {line}, requirements.txt does not"
-        for pin in same:
-            for specifier in pin.specifier:
-                assert requirement.specifier.contains(specifier.version), f"{line} does not admit {pin}"
+    pins = applying("constraints.txt")
+    for use in (*USES, "build"):
+        for name, requirement in applying(f"{use}.txt").items():
+            assert name in pins, f"{use}.txt requires {name}, constraints.txt does not pin it"
+            [pin] = pins[name].specifier
+            assert requirement.specifier.contains(pin.version), f"{use}.txt does not admit {pins[name]}"
 
 
 def test_ros_is_imported_by_the_nodes_only() -> None:
@@ -165,13 +163,67 @@ def test_environment_twice_is_once(tmp_path: Path) -> None:
 
 @needs_environment
 def test_environment_keeps_the_users_profile(tmp_path: Path) -> None:
+    """The variable is the one that the ROS 2 of this environment reads."""
     own = tmp_path / "profile.xml"
+    read = "FASTRTPS" if os.environ["ROS_DISTRO"] in ("humble", "iron", "jazzy") else "FASTDDS"
     script = f'export FASTDDS_DEFAULT_PROFILES_FILE="{own}" FASTRTPS_DEFAULT_PROFILES_FILE="{own}"'
-    show = 'echo "$FASTDDS_DEFAULT_PROFILES_FILE ${RMW_FASTRTPS_USE_QOS_FROM_XML-}"'
+    show = f'echo "${read}_DEFAULT_PROFILES_FILE ${{RMW_FASTRTPS_USE_QOS_FROM_XML-}}"'
     clean = "unset FASTDDS_DEFAULT_PROFILES_FILE FASTRTPS_DEFAULT_PROFILES_FILE RMW_FASTRTPS_USE_QOS_FROM_XML"
     assert enter("bash", tmp_path, f'{clean}; {script}; . "{ROOT}/env.sh"; {show}') == str(own)
     printed = enter("bash", tmp_path, f'{clean}; . "{ROOT}/env.sh"; {show}; . "{ROOT}/env.sh"; {show}')
     assert printed.splitlines() == [f"{ROOT}/config/fastdds.xml 1"] * 2
+
+
+@needs_environment
+def test_environment_says_which_ros_it_is(tmp_path: Path) -> None:
+    wheels = ROOT / ".venv" / "lens_ros" / "wheels"
+    if not wheels.exists():
+        pytest.skip("a sourced ROS 2 is used, which says so itself")
+    installed = wheels.read_text().strip()
+    assert enter("bash", tmp_path, 'echo "$ROS_DISTRO"') == installed
+    assert importlib.metadata.version(f"ros-{installed}-rclpy")
+
+
+# Ends with the files of its modules whose bytecode is not there, or is not of this source.
+UNCOMPILED = """
+import importlib.util, pathlib, struct, sys
+for module in list(sys.modules.values()):
+    spec = getattr(module, "__spec__", None)
+    if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+        continue
+    cached, source = pathlib.Path(spec.cached), pathlib.Path(spec.origin).stat()
+    if not source.st_size:
+        continue
+    written = cached.read_bytes()[8:16] if cached.is_file() else b""
+    if written != struct.pack("<II", int(source.st_mtime) & 0xFFFFFFFF, source.st_size):
+        print("uncompiled", spec.origin)
+    elif "site-packages" in spec.origin and cached.stat().st_mtime > set_up:
+        print("compiled after set-up", spec.origin)
+"""
+SEGMENT = """
+from lens_ros.cli import main
+assert main(["segment", "docs/images/contact_sheet.jpg", "the mug", "--out", out]) in (0, 1)
+"""
+NODE = """
+import rclpy
+from lens_ros.nodes.perception import PerceptionNode
+rclpy.init(domain_id=int(os.environ["ROS_DOMAIN_ID"]))
+node = PerceptionNode()
+node.trigger_configure(), node.trigger_activate(), node.close()
+"""
+
+
+@needs_environment
+@pytest.mark.parametrize("use", [SEGMENT, NODE], ids=["lens segment", "perception"])
+def test_set_up_has_compiled_what_is_imported(use: str, tmp_path: Path) -> None:
+    """Python itself compiles nothing where PYTHONDONTWRITEBYTECODE is set, and so each start would again."""
+    stamp = ROOT / ".venv" / "lens_ros" / "bytecode"
+    head = f"import os; out = {str(tmp_path)!r}; set_up = {stamp.stat().st_mtime + 1}"
+    command = [sys.executable, "-c", "\n".join([head, use, UNCOMPILED])]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith(("uncompiled", "compiled"))] == []
 
 
 @needs_environment
