@@ -1,8 +1,8 @@
 """Builds the environment that `. ./env.sh` enters: what `make setup` runs, with the machine's Python alone.
 
 1. .venv/              a virtual environment
-2. packages            requirements/*.txt in the versions of its constraints.txt, with the wheels of a ROS 2 where
-                       none is sourced; torch without CUDA where no GPU is
+2. packages            requirements/*.txt in constraints.txt's versions, and the wheels of a ROS 2 where
+                       none is sourced; torch without CUDA where there is no GPU
 3. OpenGL              Debian's packages for the simulator, tried once, where that needs no password
 4. build/ install/     the interfaces and the package, by colcon
 5. bytecode            of the modules that lens_ros, its training and its tests import
