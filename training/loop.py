@@ -17,10 +17,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -130,7 +132,14 @@ def train(task_of: Callable[[C], Task], config: C) -> Path:
     if config.processes > 1:
         meeting = out / "meeting"  # where the processes find each other; gloo does not clean it up
         meeting.unlink(missing_ok=True)
-        torch.multiprocessing.spawn(_work, (task_of, config, meeting.resolve()), nprocs=config.processes)
+        # Forks of one process that has imported what each of them needs, which takes seconds.
+        multiprocessing.set_forkserver_preload([__name__])
+        torch.multiprocessing.start_processes(
+            _work,
+            (task_of, config, meeting.resolve()),
+            nprocs=config.processes,
+            start_method="forkserver",
+        )
         return out / "model"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -146,7 +155,8 @@ def _launched() -> bool:
 
 
 def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> None:
-    # A parent that dies sends SIGINT to its workers, which a run in the background would ignore.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # SIGINT asks the workers to end too; a run in the background would ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(
         RANK=str(rank),
@@ -161,6 +171,14 @@ def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> 
     )
     _run(task_of, config)
     distributed.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started the run has ended, in whatever way."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run(task_of: Callable[[C], Task], config: C) -> Path:

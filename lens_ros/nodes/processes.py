@@ -65,21 +65,27 @@ class NodeProcess:
     ) -> None:
         self.module = module
         self.log_path = log
-        command = [sys.executable, "-u", "-m", module, "--ros-args"]
+        arguments = ["--ros-args"]
         for name, value in (parameters or {}).items():
             written = (
                 yaml.safe_dump(value, default_flow_style=True, width=1 << 20).removesuffix("...\n").strip()
             )
-            command += ["-p", f"{name}:={written}"]
+            arguments += ["-p", f"{name}:={written}"]
         for name, other in (remappings or {}).items():
-            command += ["-r", f"{name}:={other}"]
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
+            arguments += ["-r", f"{name}:={other}"]
+        self._process = self._start(
+            arguments, {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
+        )
+
+    def _start(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the process; its output goes to the log."""
+        with self.log_path.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-u", "-m", self.module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})},
+                env=environment,
                 # Ctrl-C in the terminal then reaches only the parent, which ends its nodes in order.
                 start_new_session=True,
             )

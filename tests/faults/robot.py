@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from ros_graph import START_TIMEOUT, TIMEOUT, Graph
+from ros_graph import START_TIMEOUT, TIMEOUT, ForkedNode, Graph
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool
@@ -279,7 +279,7 @@ class Robot:
 def launch(graph: Graph, module: str, name: str, parameters: dict[str, Any], **options: Any) -> NodeProcess:
     """A process of the graph whose log has a name of its own; without `build_engines` it makes no engines."""
     log = Path(graph.logs) / f"{name}.log"
-    process = NodeProcess(module, log, parameters={"build_engines": False, **parameters}, **options)
+    process = ForkedNode(module, log, parameters={"build_engines": False, **parameters}, **options)
     graph.processes.append(process)
     return process
 

@@ -11,12 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import start_template
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore_glob = [] if HAS_ROS else ["test_[!r]*.py"]
 
 if HAS_ROS:
     sys.path.insert(0, str(Path(__file__).parent))  # for `ros_graph`, wherever pytest was started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def template() -> None:
+    """Have the process that the tests fork import while the first tests run."""
+    start_template()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from forked import ForkedProcess
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -48,6 +49,13 @@ def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
         os.environ.update(saved)
 
 
+class ForkedNode(NodeProcess):
+    """A node's process that is a fork of the tests' template: up in a moment (`forked`)."""
+
+    def _start(self, arguments: list[str], environment: dict[str, str]) -> Any:
+        return ForkedProcess(self.module, arguments, output=self.log_path, environment=environment)
+
+
 class Graph(Driver):
     """A node that drives and listens, and the processes that it started."""
 
@@ -60,13 +68,19 @@ class Graph(Driver):
         super().__init__(node, executor)
         self.logs = logs
 
-    def launch(self, name: str, parameters: dict[str, Any], **options: Any) -> NodeProcess:
-        """Starts `lens_ros.nodes.NAME` as a process of this graph; without `build_engines` it
-        makes no engines."""
+    def launch(
+        self, name: str, parameters: dict[str, Any], *, kind: type[NodeProcess] = ForkedNode, **options: Any
+    ) -> NodeProcess:
+        """Start `lens_ros.nodes.NAME` as a process of this graph; without `build_engines` it makes no
+        engines.
+
+        Args:
+            kind: `NodeProcess` for one that is started as a user starts it.
+        """
         if name == "perception":
             parameters = {"build_engines": False, **parameters}
         log = self.logs / f"{name}_{len(self.processes)}.log"
-        process = NodeProcess(f"lens_ros.nodes.{name}", log, parameters=parameters, **options)
+        process = kind(f"lens_ros.nodes.{name}", log, parameters=parameters, **options)
         self.processes.append(process)
         return process
 

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import start_template
 
 from lens_ros.simulation.scene import SceneObject
 from training.data.tabletop import TabletopShards
 
 _COLORS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (30, 40, 220), "yellow": (230, 220, 30)}
 _CATEGORIES = ("mug", "bowl", "box", "ball")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def template() -> None:
+    """Have the process that the tests fork import while the first tests run."""
+    start_template()
 
 
 @pytest.fixture(scope="session")

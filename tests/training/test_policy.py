@@ -420,7 +420,7 @@ def averaged() -> dict[str, torch.Tensor]:
 def test_two_processes_stay_equal_and_equal_one_that_averages(
     way: str, averaged: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    torch.multiprocessing.spawn(work, (way, tmp_path), nprocs=RANKS)
+    torch.multiprocessing.start_processes(work, (way, tmp_path), nprocs=RANKS, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert first.keys() == averaged.keys()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from forked import run_module
 from safetensors.torch import load_file
 
 from lens_ros.lens import Lens
@@ -172,8 +171,8 @@ def test_two_processes_end_with_one_model_and_say_where_it_comes_from(
     }  # fmt: skip
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "training.reinforce", str(path), "rewards.box=2", "sampling.top_p=1"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    overrides = ("rewards.box=2", "sampling.top_p=1")
+    run_module("training.reinforce", path, *overrides, timeout=300)
     record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
     assert record["program"] == "training.reinforce"
     assert record["config"]["rewards"]["box"] == 2

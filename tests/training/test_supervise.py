@@ -1,26 +1,21 @@
-"""The training program: it learns, it resumes exactly, it refuses nonsense."""
+"""The training program: it learns, and says where its weights come from."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked import run_module
 from safetensors.torch import load_file
 
 from lens_ros.model.checkpoint import TIED, load_model, load_tensors, save_model
 from lens_ros.model.network import LensModel
 from lens_ros.model.tokenizer import build_tokenizer
 from lens_ros.simulation.expressions import vocabulary
-from training.checkpoint import finished as finished_checkpoints
 from training.config import SuperviseConfig
 from training.nano import nano_config
 from training.supervise import part_of
@@ -40,8 +35,8 @@ def write_config(folder: Path, shard_folder: Path, **values: object) -> Path:
     return path
 
 
-def command(config: Path) -> list[str]:
-    return [sys.executable, "-m", "training.supervise", str(config)]
+def supervise(config: Path) -> None:
+    run_module("training.supervise", config, timeout=900)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -51,34 +46,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def finished(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(write_config(folder, shard_folder)), check=True, capture_output=True, timeout=900)
+    supervise(write_config(folder, shard_folder))
     return folder
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_resumes_bit_for_bit(
-    finished: Path, shard_folder: Path, tmp_path: Path
-) -> None:
-    config = write_config(tmp_path, shard_folder)
-    process = subprocess.Popen(command(config), start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 900
-    checkpoints = tmp_path / "run" / "checkpoints"
-    while not finished_checkpoints(checkpoints):
-        assert process.poll() is None, "training ended before its first checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint in 900 s"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert 0 < int(finished_checkpoints(checkpoints)[-1].name[-6:]) < SMALL["steps"]
-    subprocess.run(command(config), check=True, capture_output=True, timeout=900)
-    resumed, whole = weights(tmp_path), weights(finished)
-    assert resumed.keys() == whole.keys()
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_every_part_of_the_model_moves(finished: Path, shard_folder: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, shard_folder, steps=1, warmup=10**9, processes=1)
-    subprocess.run(command(config), check=True, capture_output=True, timeout=900)
+    supervise(config)
     born, trained = weights(tmp_path), weights(finished)
     still = [n for n in born if born[n].is_floating_point() and torch.equal(born[n], trained[n])]
     # Fixed codes, and what only points, mask prompts or several masks per prompt would use.
@@ -115,7 +89,7 @@ def test_a_run_can_start_from_a_model_that_knows_fewer_words(
 
     once = {"steps": 1, "warmup": 10**9, "seed": 1, "processes": 1}
     config = write_config(tmp_path, shard_folder, start_from=str(folder), **once)
-    subprocess.run(command(config), check=True, capture_output=True, timeout=900)
+    supervise(config)
     began, inherited = weights(tmp_path), weights(finished)
     changed = [name for name in inherited if not torch.equal(began[name], inherited[name])]
     assert changed == [embedding]
