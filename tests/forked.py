@@ -9,6 +9,7 @@ command line, first signal) is tested with real ones.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -61,6 +63,8 @@ class ForkedProcess:
     ) -> None:
         start_template()
         self.args = [module, *arguments]
+        if output is not None:
+            output.touch()  # a reader may be quicker than the fork
         values = dict(os.environ if environment is None else environment)
         self._process = multiprocessing.get_context("forkserver").Process(
             target=_run,
@@ -142,12 +146,22 @@ def _run(module: str, arguments: list[str], output: str, environment: dict[str, 
     sys.path[:] = [folder, *added, *(path for path in sys.path if path.startswith(_INSTALLED))]
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)  # `python -m` has it as __main__ alone
+    status = 1
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            status = error.code or 0
+        else:
+            print(error.code, file=sys.stderr)
     except ImportError as error:
-        if error.name != module:
-            raise
-        print(f"No module named {module}", file=sys.stderr)  # as `python -m` says it
-        sys.exit(1)
-    finally:
-        atexit._run_exitfuncs()  # which a process of multiprocessing would not
+        if error.name == module:  # as `python -m` says it
+            print(f"No module named {module}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+    except BaseException:
+        traceback.print_exc()
+    # Ends as an interpreter does: a process of multiprocessing would neither run what is registered for the
+    # end nor free what modules hold, such as ROS contexts, which others then see for 20 s.
+    ctypes.pythonapi.Py_Exit(status)

@@ -24,7 +24,12 @@ def spin(executor: Executor) -> None:
     its own `spin` would wait for ever. So no wait here lasts for long.
     """
     while executor.context.ok() and not executor._is_shutdown:
-        executor.spin_once(timeout_sec=LONGEST_WAIT_S)
+        try:
+            executor.spin_once(timeout_sec=LONGEST_WAIT_S)
+        except AttributeError:
+            # Jazzy: a shutdown between collecting and waiting has replaced by None what the wait is for.
+            if not executor._is_shutdown:
+                raise
 
 
 class CallbackExecutor(Executor):

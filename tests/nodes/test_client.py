@@ -123,7 +123,7 @@ def test_a_busy_subscriber_hears_of_all_targets(graph, make_node, client, busy, 
     assert [answer.message.target_id for answer in heard] == ids
 
 
-def test_goals_leave_nothing_with_the_executor(make_node, client, wait):
+def test_goals_leave_nothing_with_the_executor(graph, make_node, client, wait):
     make_node()
     for _ in range(3):
         wait(client.ask("the mug", image=RGB).future)
@@ -131,7 +131,8 @@ def test_goals_leave_nothing_with_the_executor(make_node, client, wait):
     cancelled.cancel()
     with pytest.raises(LensCancelledError):
         wait(cancelled.future)
-    assert client._goals._futures == []
+    # On Jazzy, what removes a future that an executor awaits from the client runs in one of its next turns.
+    graph.wait_until(lambda: client._goals._futures == [], 2.0, "no future that is left")
 
 
 def test_a_response_may_come_before_the_request_has_returned(graph, make_node, client, wait, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -87,10 +88,8 @@ def test_a_shutdown_that_wakes_nobody_up_is_noticed(graph, monkeypatch) -> None:
         return can_execute(entity)
 
     monkeypatch.setattr(executor, "can_execute", shut_down_meanwhile)
-    spinning = threading.Thread(target=spin, args=(executor,), daemon=True)
-    spinning.start()
-    spinning.join(TIMEOUT)
-    assert not spinning.is_alive()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(spin, executor).result(TIMEOUT)
     node.destroy_node()
 
 
