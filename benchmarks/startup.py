@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -178,11 +179,11 @@ def main() -> int:
         starts: dict[str, Callable[[], Start]] = {}
         imports: dict[str, Callable[[], list[Import]]] = {}
         for name, arguments in commands(out).items():
-            starts[name] = lambda arguments=arguments: run_command(arguments)
-            imports[name] = lambda arguments=arguments: imports_of(arguments)
+            starts[name] = partial(run_command, arguments)
+            imports[name] = partial(imports_of, arguments)
         if importlib.util.find_spec("rclpy") is not None:
-            starts["node"] = lambda: run_node(out / "node.log")
-            imports["node"] = lambda: imports_of_node(out / "node.log")
+            starts["node"] = partial(run_node, out / "node.log")
+            imports["node"] = partial(imports_of_node, out / "node.log")
         elif "node" in options.only:
             print("node: left out, ROS 2 is not in this environment (. ./env.sh)", file=sys.stderr)
         starts = {name: start for name, start in starts.items() if name in options.only}
