@@ -75,12 +75,14 @@ def importing() -> Iterator[None]:
     torch and transformers make half a million objects that last as long as the process. Looking through them
     again and again would be a seventh of the time that their import takes.
     """
-    enabled = gc.isenabled()
+    enabled, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        # Only what is new: garbage of an earlier attempt to load a model must not be exempt for good.
+        if len(sys.modules) > modules:
+            gc.freeze()
         if enabled:
             gc.enable()
 
