@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_ros.choices import BACKEND_CHOICES, QUANTIZATIONS
+from lens_ros.memory import importing
 from lens_ros.model.errors import CheckpointError
 
 
@@ -24,10 +25,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 well, 1 the self-test failed, 2 the model is unusable."""
-    import torch
+    with importing():
+        import torch
 
-    from lens_ros.engine.cache import EngineCache
-    from lens_ros.engine.doctor import examine
+        from lens_ros.engine.cache import EngineCache
+        from lens_ros.engine.doctor import examine
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     cache = EngineCache(options.engines) if options.engines else EngineCache()
