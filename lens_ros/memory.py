@@ -79,10 +79,12 @@ def importing() -> Iterator[None]:
     gc.disable()
     try:
         yield
-    finally:
-        # Only what is new: garbage of an earlier attempt to load a model must not be exempt for good.
+        # Only what is new: garbage of an earlier attempt to load a model must not be exempt for good. And not
+        # what an import leaves that was interrupted: a node that ends then would never be collected, and its
+        # endpoints would outlive it.
         if len(sys.modules) > modules:
             gc.freeze()
+    finally:
         if enabled:
             gc.enable()
 

@@ -146,7 +146,18 @@ def test_imports_pause_the_collector_and_are_exempt_from_it(
 
 def test_where_nothing_is_imported_nothing_becomes_exempt() -> None:
     before = gc.get_freeze_count()
-    with pytest.raises(ImportError, match="no such package"):
+    with importing():
+        pass
+    assert gc.isenabled() and gc.get_freeze_count() == before
+
+
+def test_an_interrupted_import_exempts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_done.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "half_done", raising=False)
+    before = gc.get_freeze_count()
+    with pytest.raises(KeyboardInterrupt):
         with importing():
-            raise ImportError("no such package")
+            importlib.import_module("half_done")
+            raise KeyboardInterrupt
     assert gc.isenabled() and gc.get_freeze_count() == before
