@@ -30,10 +30,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from lens_ros.choices import BackendChoice
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.runtime import BackendChoice, compiled, open_engines
+from lens_ros.engine.runtime import compiled, open_engines
 from lens_ros.engine.selfcheck import PICTURES
 from lens_ros.model.checkpoint import SEGMENTER, WEIGHTS, find_model, load_segmenter
 from lens_ros.model.config import ImageConfig

@@ -28,6 +28,7 @@ from first_mask import Scene, random_model, scaled
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from lens_ros.choices import SCHEMES, Decoding
 from lens_ros.engine.calibration import demo_questions
 from lens_ros.engine.quantize import quantized_weight
 from lens_ros.lens import Lens
@@ -41,12 +42,12 @@ from lens_ros.model.checkpoint import (
     read_weights,
 )
 from lens_ros.model.config import LensConfig
-from lens_ros.model.decoding import Decoding, StaticDecoders
+from lens_ros.model.decoding import StaticDecoders
 from lens_ros.model.generation import Continuation, generate
 from lens_ros.model.lookup import LookupDecoder
 from lens_ros.model.network import LensModel
 from lens_ros.model.prompts import question
-from lens_ros.model.quantized import SCHEMES, import_torchao, linear_weights, place
+from lens_ros.model.quantized import import_torchao, linear_weights, place
 
 DECODINGS: tuple[Decoding, ...] = ("dynamic", "static", "compiled", "lookup")
 NUMBERS = ("fp32", "bf16", *SCHEMES)

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from lens_ros.choices import BackendChoice, Decoding, Precision, Quantization
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.graphs import Precision
-from lens_ros.engine.runtime import BackendChoice, Engines, compiled, exchanged, open_engines
+from lens_ros.engine.runtime import Engines, compiled, exchanged, open_engines
 from lens_ros.inputs import ImageError, as_rgb, check_instruction
 from lens_ros.instances import (
     Instance,
@@ -32,7 +32,6 @@ from lens_ros.model.answers import Answer, extent, parse_answer, tidy
 from lens_ros.model.calibration import Certainty, certainty_of
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.config import Protocol
-from lens_ros.model.decoding import Decoding
 from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling
 from lens_ros.model.images import (
     mask_prompts,
@@ -43,7 +42,7 @@ from lens_ros.model.images import (
     visual_grid,
 )
 from lens_ros.model.network import LensModel, Thought, View
-from lens_ros.model.quantized import Quantization, place
+from lens_ros.model.quantized import place
 
 
 class Cancelled(Exception):
@@ -147,7 +146,7 @@ class Lens:
         Args:
             quantization: of the language model, ``"int8"`` or ``"int4"``, from a file beside the weights that
                 ``lens quantize`` makes.
-            decoding: how answers are written, see :data:`~lens_ros.model.decoding.Decoding`.
+            decoding: how answers are written, see :data:`~lens_ros.choices.Decoding`.
             protocol: how images are resized, if not as the model's configuration says
                 (:class:`~lens_ros.model.config.ImageConfig`).
             backend: what runs the segmenter: ``"auto"`` takes the fastest whose engines are ready

@@ -68,6 +68,27 @@ def enough_memory(what: str, advice: str) -> Iterator[None]:
         raise OutOfMemory(f"not enough memory for {what} ({told}); {_free()} now. {advice}") from None
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Pause the garbage collector while large packages are imported, then exempt what they made from it.
+
+    torch and transformers make half a million objects that last as long as the process. Looking through them
+    again and again would be a seventh of the time that their import takes.
+    """
+    enabled, modules = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+        # Only what is new: garbage of an earlier attempt to load a model must not be exempt for good. And not
+        # what an import leaves that was interrupted: a node that ends then would never be collected, and its
+        # endpoints would outlive it.
+        if len(sys.modules) > modules:
+            gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def give_back() -> None:
     """Collects what is referenced no more, and returns the GPU memory that torch keeps for later."""
     collect_garbage()

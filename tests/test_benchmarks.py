@@ -28,6 +28,19 @@ def test_first_mask_compares_like_with_like(tmp_path: Path) -> None:
         assert row["ours_s"] > 0 and row["reference_s"] > 0
 
 
+def test_startup_measures_processes_and_their_imports(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.startup", "--only", "help", "--runs", "1", "--imports"]
+    run = subprocess.run(
+        [*command, "--json", tmp_path / "numbers.json"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["seconds"]["help"]["cpu_s"] > 0 and numbers["seconds"]["help"]["wall_s"] > 0
+    imports = numbers["imports"]["help"]
+    assert len(imports) == 20 and all(0 < each["own_us"] <= each["total_us"] for each in imports)
+    assert "argparse" in {each["module"] for each in imports}
+
+
 @pytest.mark.slow
 def test_grpo_step_compares_like_with_like(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "grpo_step.py", "--models", "lens-nano"]

@@ -70,20 +70,6 @@ def test_a_folder_that_cannot_be_written(picture: Path, capsys: pytest.CaptureFi
     assert "choose another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["watch", "--help"], ["record-demo", "--help"]])
-def test_what_needs_no_torch_starts_without_it(arguments: list[str]) -> None:
-    script = (
-        "import sys\n"
-        "from lens_ros.cli import COMMANDS, main\n"
-        "try:\n"
-        "    main(sys.argv[1:])\n"
-        "finally:\n"
-        "    assert not {'torch', 'transformers', 'cv2'} & set(sys.modules)\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
-    assert ran.returncode == 0 and "usage: lens" in ran.stdout, ran.stderr
-
-
 def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import re
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from lens_ros.engine.errors import EngineError
-from lens_ros.memory import OutOfMemory, enough_memory, is_out_of_memory
+from lens_ros.memory import OutOfMemory, enough_memory, importing, is_out_of_memory
 
 
 def wrapped() -> None:
@@ -120,3 +122,42 @@ def test_a_model_that_meets_the_limit_goes_on_afterwards() -> None:
     assert re.fullmatch(rf"not enough memory for the model \({told}\); .* now\. Do less\.", loading), loading
     assert asking.startswith("not enough memory for sixteen answers (") and asking.endswith("Do less.")
     assert same == "True"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_imports_pause_the_collector_and_are_exempt_from_it(
+    enabled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported.py").write_text("import gc\npaused = not gc.isenabled()\nitself = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "imported", raising=False)
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with importing():
+            imported = importlib.import_module("imported")
+        assert imported.paused and gc.isenabled() is enabled
+        assert not any(each is imported.itself for each in gc.get_objects())  # not looked through any more
+        gc.unfreeze()
+        assert any(each is imported.itself for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def test_where_nothing_is_imported_nothing_becomes_exempt() -> None:
+    before = gc.get_freeze_count()
+    with importing():
+        pass
+    assert gc.isenabled() and gc.get_freeze_count() == before
+
+
+def test_an_interrupted_import_exempts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_done.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "half_done", raising=False)
+    before = gc.get_freeze_count()
+    with pytest.raises(KeyboardInterrupt):
+        with importing():
+            importlib.import_module("half_done")
+            raise KeyboardInterrupt
+    assert gc.isenabled() and gc.get_freeze_count() == before

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lens_ros.choices import SCHEMES
 from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind, summarize_nothing
 from lens_ros.evaluation.report import Example, html_report, jpeg
 from lens_ros.instances import box_iou
@@ -36,7 +37,6 @@ from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.answers import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.quantized import SCHEMES
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.visualization import Tile, contact_sheet
 from training.data.questions import SPLITS, Question, tabletop_questions

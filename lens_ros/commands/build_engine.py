@@ -10,12 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lens_ros.engine.build import BACKENDS, Source, as_json, build
+from lens_ros.choices import BACKENDS, PARTS, PRECISIONS
 from lens_ros.engine.cache import EngineCache, Entry
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.graphs import PARTS, PRECISIONS
-from lens_ros.engine.state import staleness
-from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
 
 
@@ -58,6 +55,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _build(cache: EngineCache, options: argparse.Namespace) -> int:
+    from lens_ros.engine.build import as_json, build
+    from lens_ros.model.checkpoint import find_model
+
     terminal = Terminal()
     try:
         built = build(
@@ -111,6 +111,10 @@ def _prune(cache: EngineCache, options: argparse.Namespace) -> int:
 
 
 def _objection(options: argparse.Namespace):
+    from lens_ros.engine.build import Source
+    from lens_ros.engine.state import staleness
+    from lens_ros.model.checkpoint import find_model
+
     try:
         source = Source.read(find_model(options.model))
         digests = {source.config.name: source.digest}

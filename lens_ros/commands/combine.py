@@ -6,10 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from lens_ros.commands.convert_released import write_model
-from lens_ros.model.checkpoint import read_tokenizer
 from lens_ros.model.errors import CheckpointError
 
 
@@ -23,6 +20,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 done, 2 not possible."""
+    import torch
+
+    from lens_ros.model.checkpoint import read_tokenizer
     from lens_ros.model.decoupled import combine
 
     try:

@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import PreTrainedTokenizerFast
-
-from lens_ros.model.checkpoint import read_tokenizer, save_model
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.network import LensModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from lens_ros.model.network import LensModel
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 done, 2 not possible."""
+    import torch
+
+    from lens_ros.model.checkpoint import read_tokenizer
+    from lens_ros.model.network import LensModel
+
     try:
         tokenizer = read_tokenizer(options.released)
         model = LensModel.from_released(options.released, sam2=options.sam2, dtype=torch.bfloat16)
@@ -47,6 +53,10 @@ def write_model(model: LensModel, tokenizer: PreTrainedTokenizerFast, out: Path)
     Raises:
         CheckpointError: the folder cannot be written.
     """
+    import torch
+
+    from lens_ros.model.checkpoint import save_model
+
     try:
         save_model(model, tokenizer, out, dtype=torch.bfloat16)
     except OSError as error:

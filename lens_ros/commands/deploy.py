@@ -6,16 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from lens_ros.choices import PRECISIONS, SCHEMES
 from lens_ros.commands.build_engine import Terminal
 from lens_ros.commands.quantize import MIN_IOU, calibration_questions
 from lens_ros.engine.calibration import CalibrationError
-from lens_ros.engine.deploy import deploy, verify
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.graphs import PRECISIONS
-from lens_ros.engine.quantize import QuantizationRefused
-from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.quantized import SCHEMES
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +31,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 done, 1 refused or damaged, 2 not possible."""
+    from lens_ros.engine.deploy import deploy, verify
+    from lens_ros.engine.quantize import QuantizationRefused
+    from lens_ros.model.checkpoint import find_model
+
     try:
         if options.verify:
             faults = verify(Path(options.model))

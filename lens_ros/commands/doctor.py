@@ -8,18 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.doctor import examine
-from lens_ros.engine.runtime import CHOICES
+from lens_ros.choices import BACKEND_CHOICES, QUANTIZATIONS
+from lens_ros.memory import importing
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.quantized import SCHEMES
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default="lens-nano", help="name or folder (default: lens-nano)")
     parser.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
-    parser.add_argument("--backend", choices=CHOICES, default="auto", help="default: auto")
-    parser.add_argument("--quantization", choices=["none", *SCHEMES], default="none", help="default: none")
+    parser.add_argument("--backend", choices=BACKEND_CHOICES, default="auto", help="default: auto")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, default="none", help="default: none")
     parser.add_argument("--engines", type=Path, help="folder of the engines (default: the user's cache)")
     parser.add_argument("--json", type=Path, help="also write all of it here")
     parser.set_defaults(run=run)
@@ -27,7 +25,11 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 well, 1 the self-test failed, 2 the model is unusable."""
-    import torch
+    with importing():
+        import torch
+
+        from lens_ros.engine.cache import EngineCache
+        from lens_ros.engine.doctor import examine
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     cache = EngineCache(options.engines) if options.engines else EngineCache()

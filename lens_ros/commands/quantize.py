@@ -9,9 +9,11 @@ import sys
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from lens_ros.choices import SCHEMES, Scheme
 from lens_ros.engine.calibration import (
     LIST,
     CalibrationError,
@@ -19,10 +21,10 @@ from lens_ros.engine.calibration import (
     demo_questions,
     read_questions,
 )
-from lens_ros.engine.quantize import QuantizationRefused, QuantizationReport, quantize_model
-from lens_ros.model.checkpoint import find_model, read_config
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.quantized import SCHEMES, Scheme
+
+if TYPE_CHECKING:
+    from lens_ros.engine.quantize import QuantizationReport
 
 MIN_IOU = 0.95
 
@@ -49,6 +51,9 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: written, 1: refused by the calibration set, 2: unusable input."""
+    from lens_ros.engine.quantize import QuantizationRefused, quantize_model
+    from lens_ros.model.checkpoint import find_model
+
     try:
         if not 0 <= options.min_iou <= 1:
             raise CalibrationError(f"--min-iou is {options.min_iou:g}; expected 0 to 1")
@@ -87,6 +92,8 @@ def calibration_questions(
     """
     if calibration is not None:
         return read_questions(calibration)
+    from lens_ros.model.checkpoint import read_config
+
     if read_config(folder).wording == "tabletop":
         return demo_questions()
     if "int4" in schemes:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-import cv2
-
-from lens_ros.engine.runtime import CHOICES
-from lens_ros.inputs import ImageError, InstructionError, as_rgb
-from lens_ros.lens import Lens, Segmentation
-from lens_ros.model.decoding import DECODINGS
+from lens_ros.choices import BACKEND_CHOICES, DECODINGS, QUANTIZATIONS
+from lens_ros.memory import importing
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.quantized import SCHEMES
-from lens_ros.visualization import overlay
+
+if TYPE_CHECKING:
+    from lens_ros.lens import Segmentation
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +23,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="lens-nano", help="name or folder (default: lens-nano)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument(
-        "--backend", choices=CHOICES, default="auto", help="what runs the segmenter (default: auto)"
+        "--backend", choices=BACKEND_CHOICES, default="auto", help="what runs the segmenter (default: auto)"
     )
     parser.add_argument(
-        "--quantization", choices=["none", *SCHEMES], default="none",
+        "--quantization", choices=QUANTIZATIONS, default="none",
         help="of the language model, made by lens quantize (default: none)",
     )  # fmt: skip
     parser.add_argument(
@@ -51,8 +49,19 @@ def run(options: argparse.Namespace) -> int:
     if threshold is not None and not 0 <= threshold <= 1:
         print(f"lens segment: --score-threshold is {threshold:g}; expected 0 to 1", file=sys.stderr)
         return 2
+    # A thread of the model that waits for another one otherwise keeps a core busy, and where other programs
+    # want that core an answer takes ten times as long (docs/results.md). Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from lens_ros.inputs import ImageError, InstructionError, as_rgb, check_instruction
+
     try:
         rgb = as_rgb(options.image)
+        check_instruction(options.text)
+        with importing():  # after the checks, which need no model
+            import cv2
+
+            from lens_ros.lens import Lens
+            from lens_ros.visualization import overlay
         lens = Lens.from_pretrained(
             options.model,
             device=options.device,

@@ -17,22 +17,12 @@ from typing import Any
 
 import torch
 
+from lens_ros.choices import PARTS, Backend, Part, Precision
 from lens_ros.engine import graphs
-from lens_ros.engine.cache import (
-    GRAPH,
-    PLAN,
-    Backend,
-    EngineCache,
-    Entry,
-    Key,
-    Manifest,
-    sha256,
-    write_manifest,
-)
+from lens_ros.engine.cache import GRAPH, PLAN, EngineCache, Entry, Key, Manifest, sha256, write_manifest
 from lens_ros.engine.compiler import Progress, need_memory, run_compiler
 from lens_ros.engine.errors import EngineError, EngineMissing
 from lens_ros.engine.export import FORMAT, GraphInfo, describe, export, read_info
-from lens_ros.engine.graphs import PARTS, Part, Precision
 from lens_ros.engine.machine import Gpu, find_gpu
 from lens_ros.engine.selfcheck import LEAST_IOU, Check, check
 from lens_ros.engine.sessions import OnnxSession, Session, TensorRTSession
@@ -42,7 +32,6 @@ from lens_ros.model.config import LensConfig
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
 
-BACKENDS: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 LADDER: dict[str, tuple[Precision, ...]] = {
     "tensorrt": ("fp16", "bf16", "fp32"),
     "tensorrt_rtx": ("fp16", "bf16", "fp32"),

@@ -17,15 +17,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from lens_ros.choices import Backend, Part, Precision
 from lens_ros.engine.errors import EngineError, EngineMissing
-from lens_ros.engine.graphs import Part, Precision
 
 MANIFEST = "manifest.json"
 _SAME = ("part", "precision", "backend")  # engines that differ in these are other engines, not stale ones
-Backend = Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
-
 PLAN, GRAPH = "engine.plan", "graph.onnx"
 
 

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from lens_ros import __version__
+from lens_ros.choices import Precision, Scheme
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache, Manifest, sha256
 from lens_ros.engine.calibration import CalibrationQuestion
 from lens_ros.engine.compiler import Progress
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.forecast import BOARDS, forecast, parameter_counts
-from lens_ros.engine.graphs import Precision
 from lens_ros.engine.quantize import QuantizationReport, quantize_model
 from lens_ros.engine.runtime import SHIPPED
 from lens_ros.model.checkpoint import WEIGHTS, read_config
 from lens_ros.model.config import LensConfig
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.quantized import Scheme
 
 MANIFEST, CARD = "manifest.json", "README.md"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux

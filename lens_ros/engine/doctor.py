@@ -15,18 +15,19 @@ from typing import Any
 
 import torch
 
+from lens_ros.choices import SCHEMES, BackendChoice, Quantization
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.forecast import BOARDS, forecast
 from lens_ros.engine.machine import available_memory, find_gpu, system, total_memory
-from lens_ros.engine.runtime import SHIPPED, BackendChoice
+from lens_ros.engine.runtime import SHIPPED
 from lens_ros.engine.selfcheck import PICTURES
 from lens_ros.engine.state import staleness
 from lens_ros.engine.tensorrt_api import FLAVOURS, Flavour, import_tensorrt
 from lens_ros.inputs import as_rgb
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model, read_config, segmenter_digest
-from lens_ros.model.quantized import SCHEMES, Quantization, quantized_file
+from lens_ros.model.quantized import quantized_file
 
 _PACKAGES = (
     "torch", "transformers", "safetensors", "onnx", "onnxscript", "onnxruntime", "torchao", "numpy",

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from lens_ros.choices import Part, Precision
 from lens_ros.engine import graphs
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.graphs import MAX_INSTANCES, MAX_TOKENS, Part, Precision
+from lens_ros.engine.graphs import MAX_INSTANCES, MAX_TOKENS
 from lens_ros.model.config import ImageConfig, LensConfig
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter

@@ -6,18 +6,14 @@ Resizing and thresholding stay outside: they run in torch or OpenCV, and exporte
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 from torch import nn
 
+from lens_ros.choices import Part, Precision
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
 
-Part = Literal["encoder", "decoder"]
-Precision = Literal["fp32", "fp16", "bf16"]
-PARTS: tuple[Part, ...] = ("encoder", "decoder")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 MAX_INSTANCES = 16  # prompts that one call of a compiled decoder takes
 MAX_TOKENS = 4  # sparse tokens per prompt: the context prompt (1), a box (SAM: 2, SAM 2: 3), or both together
 

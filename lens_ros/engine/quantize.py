@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lens_ros.choices import Scheme
 from lens_ros.engine.calibration import CalibrationQuestion
 from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.checkpoint import (
@@ -37,7 +38,6 @@ from lens_ros.model.network import LensModel
 from lens_ros.model.quantized import (
     GROUP,
     Provenance,
-    Scheme,
     fingerprint,
     import_torchao,
     linear_weights,

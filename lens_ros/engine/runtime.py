@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from lens_ros.engine.build import LADDER, Backend, Source, engine_key, record_check, self_check
+from lens_ros.choices import BACKEND_CHOICES, PARTS, PRECISIONS, Backend, BackendChoice, Part, Precision
+from lens_ros.engine.build import LADDER, Source, engine_key, record_check, self_check
 from lens_ros.engine.cache import EngineCache, Entry
 from lens_ros.engine.compiled import CompiledSegmenter
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.export import import_onnxruntime
-from lens_ros.engine.graphs import PARTS, PRECISIONS, Part, Precision
 from lens_ros.engine.machine import find_gpu
 from lens_ros.engine.selfcheck import LEAST_IOU
 from lens_ros.engine.sessions import OnnxSession, Session, TensorRTSession
@@ -30,9 +29,6 @@ from lens_ros.model.checkpoint import load_segmenter, segmenter_digest
 from lens_ros.model.config import LensConfig
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
-
-BackendChoice = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime", "torch"]
-CHOICES: tuple[BackendChoice, ...] = ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime", "torch")
 
 SHIPPED = "engines"  # a model's folder may bring engines along, in a cache of this name
 
@@ -113,10 +109,10 @@ def open_engines(
         ValueError: no such backend or precision.
         CheckpointError: the folder holds no weights.
     """
-    if backend not in CHOICES or precision not in (None, *PRECISIONS):
+    if backend not in BACKEND_CHOICES or precision not in (None, *PRECISIONS):
         raise ValueError(
-            f"backend '{backend}', precision '{precision}'; expected one of {', '.join(CHOICES)} and one of "
-            f"{', '.join(PRECISIONS)} or none"
+            f"backend '{backend}', precision '{precision}'; expected one of "
+            f"{', '.join(BACKEND_CHOICES)} and one of {', '.join(PRECISIONS)} or none"
         )
     device = torch.device(device)
     caches = [cache or EngineCache(), EngineCache(folder / SHIPPED)]

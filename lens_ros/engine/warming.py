@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
+from lens_ros.choices import Backend, Precision
 from lens_ros.engine.build import build
-from lens_ros.engine.cache import Backend, EngineCache
+from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.compiler import child_environment
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.graphs import Precision
 from lens_ros.engine.machine import available_memory
 from lens_ros.model.errors import CheckpointError
 

@@ -18,18 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
+from lens_ros.choices import SCHEMES, Quantization, Scheme
 from lens_ros.model.config import LensConfig
 from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.network import LensModel, build_segmenter
-from lens_ros.model.quantized import (
-    SCHEMES,
-    Quantization,
-    Scheme,
-    put_linears,
-    quantized_file,
-    read_quantized,
-    take_linears,
-)
+from lens_ros.model.quantized import put_linears, quantized_file, read_quantized, take_linears
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
 from lens_ros.model.tokenizer import load_tokenizer

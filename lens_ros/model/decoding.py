@@ -11,24 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import nn
 from transformers.cache_utils import StaticCache
 
 from lens_ros.model.reading import Reading
-
-# How the language model writes an answer; each gives the tokens of "dynamic", but where two of them are equal
-# up to rounding:
-# dynamic   a cache that grows.
-# static    a cache of fixed size; on a GPU, replayed as a CUDA graph.
-# compiled  static, and compiled: the first answers of a batch size wait for the compiler, which on a CPU
-#           must be a C++ compiler, on a GPU Triton.
-# lookup    dynamic, with several tokens at a time proposed from the question and the answer so far; where
-#           several answers are written together, or sampled, the same as dynamic.
-Decoding = Literal["dynamic", "static", "compiled", "lookup"]
-DECODINGS: tuple[Decoding, ...] = ("dynamic", "static", "compiled", "lookup")
 
 CAPACITY_STEP = 256  # columns; questions of similar length share buffers, and what was compiled for them
 _KEPT = 4  # decoders

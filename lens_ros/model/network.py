@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Sam2Config
 
+from lens_ros.choices import Decoding
 from lens_ros.model.config import LensConfig
 from lens_ros.model.context import ContextModule
-from lens_ros.model.decoding import Decoding, StaticDecoders
+from lens_ros.model.decoding import StaticDecoders
 from lens_ros.model.generation import GREEDY, Continuation, Sampling, generate, generate_by_lookup
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.positions import counted_positions, padded_mrope_positions
@@ -222,7 +223,7 @@ class LensModel(nn.Module):
 
         Args:
             questions: ``(L,)`` int64 each, what follows ``prefix_ids`` up to where the answer begins.
-            decoding: see :data:`~lens_ros.model.decoding.Decoding`.
+            decoding: see :data:`~lens_ros.choices.Decoding`.
 
         Other arguments: see :func:`~lens_ros.model.generation.generate`, rows being questions.
 

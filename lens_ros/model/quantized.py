@@ -22,21 +22,18 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from lens_ros.choices import Scheme
 from lens_ros.model.errors import CheckpointError, first_few
 
 if TYPE_CHECKING:
     from lens_ros.model.network import LensModel
 
-Scheme = Literal["int8", "int4"]
-Quantization = Literal["none", "int8", "int4"]
-
-SCHEMES: tuple[Scheme, ...] = ("int8", "int4")
 GROUP = 32  # columns that share a scale, int4
 TORCHAO = "0.18.0"  # the version that all of this was checked with
 _FORMAT = "lens_ros quantised weights 1"

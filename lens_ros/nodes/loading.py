@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lens_ros.memory import OutOfMemory, collect_garbage, enough_memory
+from lens_ros.memory import OutOfMemory, collect_garbage, enough_memory, importing
 from lens_ros.nodes.following import TargetFollower
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.reporting import described
@@ -67,9 +67,10 @@ def load_lens(settings: PerceptionParameters) -> Lens:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Imported here and not above: torch takes seconds, and a machine without it should hear so from the log,
     # not from a traceback at start.
-    import torch
+    with importing():
+        import torch
 
-    from lens_ros.lens import Lens
+        from lens_ros.lens import Lens
 
     # A core that the model leaves alone keeps the services quick, and where there are two of them it is even
     # the faster way: the model's threads wait for each other (benchmarks/service_latency.py).

@@ -15,6 +15,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from lens_ros.choices import BACKEND_CHOICES, DECODINGS, PRECISIONS, QUANTIZATIONS
+
 
 @dataclass(frozen=True)
 class Specification:
@@ -88,19 +90,19 @@ class PerceptionParameters:
     backend: str = _parameter(
         "auto",
         "What runs the segmenter; auto takes the fastest whose engines are ready, else torch.",
-        choices=("auto", "tensorrt", "tensorrt_rtx", "onnxruntime", "torch"),
+        choices=BACKEND_CHOICES,
         when="configure",
     )
     precision: str = _parameter(
         "auto",
         "Precision of the engines; auto takes what passed the self-check.",
-        choices=("auto", "fp32", "fp16", "bf16"),
+        choices=("auto", *PRECISIONS),
         when="configure",
     )
     quantization: str = _parameter(
         "none",
         "Quantization of the language model, from a file that `lens quantize` put beside the weights.",
-        choices=("none", "int8", "int4"),
+        choices=QUANTIZATIONS,
         when="configure",
     )
     engine_cache_dir: str = _parameter(
@@ -116,7 +118,7 @@ class PerceptionParameters:
         "How answers are written; only the speed differs: dynamic (a cache that grows), static (of fixed "
         "size; on a GPU a CUDA graph), compiled (static, by torch.compile: first answers wait for the "
         "compiler), lookup (several tokens at a time where the answer repeats the instruction).",
-        choices=("dynamic", "static", "compiled", "lookup"),
+        choices=DECODINGS,
         when="configure",
     )
     threads: int = _parameter(

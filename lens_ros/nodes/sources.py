@@ -7,14 +7,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 import numpy as np
 from rclpy.serialization import deserialize_message
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
+    from rosbags.interfaces import Connection
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEFAULT_FRAME_ID = "camera_color_optical_frame"
@@ -189,6 +191,9 @@ class _Opened:
         self._folder = folder
 
     def __enter__(self) -> AnyReader:
+        # A folder of pictures needs none of it.
+        from rosbags.highlevel import AnyReader
+
         try:
             self._reader = AnyReader([self._folder])
             self._reader.open()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import Sam2Config
 
+from lens_ros.choices import Precision
 from lens_ros.engine.build import Built, build
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.export import describe, export
-from lens_ros.engine.graphs import Precision
 from lens_ros.model.checkpoint import find_model, load_segmenter
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.sam import SamSegmenter, SamSizes

@@ -10,10 +10,10 @@ import onnx
 import pytest
 import torch
 
+from lens_ros.choices import Part, Precision
 from lens_ros.engine import graphs
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.export import describe, export, read_info
-from lens_ros.engine.graphs import Part, Precision
 from lens_ros.engine.sessions import OnnxSession
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter

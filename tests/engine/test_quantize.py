@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lens_ros.choices import SCHEMES
 from lens_ros.cli import main
 from lens_ros.engine.calibration import CalibrationError, CalibrationQuestion, demo_questions, read_questions
 from lens_ros.engine.quantize import QuantizationRefused, agreement_of, quantize_model, quantized_weight
@@ -29,7 +30,6 @@ from lens_ros.model.checkpoint import WEIGHTS, find_model, load_model, save_mode
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.quantized import (
     GROUP,
-    SCHEMES,
     _int4_tensor,
     _tinygemm_tensor,
     fingerprint,

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from lens_ros.choices import Decoding
 from lens_ros.lens import Cancelled, Lens
-from lens_ros.model.decoding import CAPACITY_STEP, Decoding, StaticDecoder, StaticDecoders
+from lens_ros.model.decoding import CAPACITY_STEP, StaticDecoder, StaticDecoders
 from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling, generate
 from lens_ros.model.lookup import LookupDecoder, propose
 from lens_ros.model.network import LensModel, Thought, View

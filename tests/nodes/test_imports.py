@@ -1,0 +1,21 @@
+"""What the processes with ROS import before they have something to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Seconds of CPU, and of no use to a node that has no model yet, or to a client that never has one.
+LATER = ("torch", "transformers", "onnxruntime", "mujoco", "rosbags", "lens_ros.lens", "lens_ros.simulation")
+
+
+@pytest.mark.parametrize("module", ["perception", "camera", "watch", "client"])
+def test_what_is_costly_is_imported_when_it_is_needed(module: str) -> None:
+    script = (
+        f"import sys, lens_ros.nodes.{module}\n"
+        f"print('rclpy' in sys.modules, *sorted({set(LATER)!r} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.stdout.split() == ["True"], ran.stdout + ran.stderr
