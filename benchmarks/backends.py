@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from first_mask import scaled
 from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from benchmarks.first_mask import scaled
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.errors import EngineError

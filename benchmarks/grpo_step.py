@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from first_mask import PROMPT_TOKENS, random_model, scaled
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.first_mask import PROMPT_TOKENS, random_model, scaled
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel
