@@ -54,9 +54,10 @@ class Said:
         pass
 
 
-def random_folder(parent: Path) -> Path:
-    """SAM 2-L with random weights, as a model's folder: what a segmenter needs of one."""
-    config = scaled(1, "sam2-large")
+def random_folder(parent: Path, divisor: int = 1) -> Path:
+    """Write SAM 2-L with random weights, widths and depths divided, as a model's folder: what a segmenter
+    needs of one."""
+    config = scaled(divisor, "sam2-large")
     torch.manual_seed(0)
     segmenter = build_segmenter(config)
     assert isinstance(segmenter, Sam2Segmenter)

@@ -1,0 +1,127 @@
+"""Run on a GPU, in ten minutes, what was only built or derived so far, each number beside its forecast.
+
+    python benchmarks/gpu_check.py --out out/gpu_check                 # one data-centre GPU, 16 cores, 128 GiB
+    python benchmarks/gpu_check.py --parts decode-bf16 decode-int8     # some parts
+    python benchmarks/gpu_check.py --device cpu --tiny                 # the same code, small, without a GPU
+
+Needs what requirements.txt lists with a CUDA build of torch (``LENS_TORCH=cuda make setup``), no ROS and no
+network. ``tensorrt`` is optional (``pip install tensorrt``), as are torchao and tensorrt_rtx: what is missing
+is named and left out.
+
+Parts: the machine; the segmenter's engines (lens-nano, and SAM 2-L with random weights) against torch;
+decoding at the 3B's size in bf16 and int8; the first mask against the reference's flow; steps of each
+training stage, of lens-nano by the real programs and at the 3B's size; lens-nano's training throughput on the
+GPU and on one CPU thread. Each part has a process and a time limit of its own (:mod:`benchmarks.gpu.runner`);
+the limits add up to less than ten minutes. After every part ``gpu_check.json`` and ``gpu_check.txt`` are
+rewritten; ``gpu_check.log`` holds what the parts printed. Forecasts: :mod:`benchmarks.gpu.forecast`.
+
+Exit status: 0 if every part reported, even if only that something is not possible here; 1 if one failed, was
+killed or ran out of time; 2 if there is no GPU to run on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+if __name__ == "__main__":  # as a script, Python looks for modules in this file's folder only
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.gpu import engines, machine, reasoner, training
+from benchmarks.gpu.report import LOG, table, write
+from benchmarks.gpu.runner import Part, Result, run_parts
+
+_PRELOAD = (
+    "benchmarks.gpu.engines",
+    "benchmarks.gpu.machine",
+    "benchmarks.gpu.reasoner",
+    "benchmarks.gpu.training",
+)
+
+
+def parts_of(device: str, tiny: bool, folder: Path | None) -> list[Part]:
+    """Return all parts; ``folder`` keeps engines. The limits add up to less than ten minutes."""
+    divisor = 16 if tiny else 1
+    ways = ("dynamic", "static") if tiny else ("dynamic", "static", "compiled")
+    tokens = 8 if tiny else 60
+    large = partial(reasoner.decoding, divisor=divisor, tokens=tokens, ways=ways)
+    if tiny:
+        masks = partial(reasoner.first_mask, divisor, 4, (1,), 1)
+        stages = partial(training.stages, 2, 2, 8)
+        steps = partial(training.large_steps, divisor, 2, 8)
+        throughput = slow = partial(training.throughput, 2, 2)
+    else:
+        masks = partial(reasoner.first_mask, divisor, 40, (1, 3), 3)
+        stages = partial(training.stages, 8, 6, 80)
+        steps = partial(training.large_steps, divisor, 8, 60)
+        throughput, slow = partial(training.throughput, 16, 20), partial(training.throughput, 16, 3)
+    return [
+        Part("machine", machine.machine, 25, device),
+        Part("engines-lens-nano", partial(engines.engines, "lens-nano", 1, folder), 60, device),
+        Part("decode-bf16", partial(large, "bf16"), 75, device),
+        Part("decode-int8", partial(large, "int8"), 75, device),
+        Part("first-mask", masks, 45, device),
+        Part("train-lens-nano", stages, 45, device),
+        Part("train-3b", steps, 45, device),
+        Part("throughput", throughput, 30, device),
+        Part("throughput-cpu", slow, 40, "cpu"),
+        Part("engines-sam2-large", partial(engines.engines, "sam2-large", divisor, folder), 145, device),
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small sizes: shows that everything runs")
+    parser.add_argument("--parts", nargs="+", help="run only these")
+    parser.add_argument(
+        "--engines", type=Path, help="folder to keep engines in (default: one that is removed)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/gpu_check"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    parts = parts_of(options.device, options.tiny, options.engines and options.engines.resolve())
+    if options.parts:
+        known = [part.name for part in parts]
+        if unknown := set(options.parts) - set(known):
+            parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        parts = [part for part in parts if part.name in options.parts]
+    if options.device == "cuda" and (trouble := no_gpu()):
+        print(f"gpu_check: {trouble}", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / LOG).unlink(missing_ok=True)
+    settings = {"device": options.device, "tiny": options.tiny}
+
+    def finished(results: list[Result]) -> None:
+        write(options.out, settings, results)
+
+    results = run_parts(parts, options.out / LOG, finished, _PRELOAD)
+    print(table(results))
+    print(f"written to {options.out}")
+    return 0 if all(result.status == "reported" for result in results) else 1
+
+
+def no_gpu() -> str:
+    """Return why torch cannot use a GPU here and what to do, or ""."""
+    import torch
+
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return (
+            f"torch {torch.__version__} is built without CUDA. Install a CUDA build (LENS_TORCH=cuda make setup), "
+            "or use --device cpu --tiny"
+        )
+    return (
+        f"torch {torch.__version__} (CUDA {torch.version.cuda}) sees no GPU. Check that nvidia-smi lists one and "
+        "that its driver is new enough, or use --device cpu --tiny"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
