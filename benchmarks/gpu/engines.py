@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from benchmarks.backends import Stage, random_folder
 from benchmarks.gpu.forecast import Kind, best_of, count
 from benchmarks.gpu.runner import Report
+from benchmarks.gpu.sizes import model_config
 from lens_ros.engine.build import BACKENDS, build
 from lens_ros.engine.cache import Backend, EngineCache
 from lens_ros.engine.errors import EngineError
@@ -33,20 +35,28 @@ _OBJECTS = 8
 
 
 @torch.inference_mode()
-def engines(model: str, divisor: int, folder: Path | None, report: Report) -> None:
-    """Compare the backends.
-
-    Args:
-        model: "lens-nano" or "sam2-large" (random weights).
-        divisor: of the widths and depths of the latter; 1 is the real size.
-        folder: where engines are kept; None for a folder that is removed.
-    """
+def shipped_engines(report: Report, *, folder: Path | None) -> None:
+    """Compare lens-nano's backends; engines are kept in ``folder``, None for one that is removed."""
     with tempfile.TemporaryDirectory() as scratch:
-        weights = find_model(model) if model == "lens-nano" else random_folder(Path(scratch), divisor)
-        _compare(weights, EngineCache(folder or Path(scratch) / "engines"), report)
+        cache = EngineCache(folder or Path(scratch))
+        _compare(find_model("lens-nano"), cache, BACKENDS, report)
+        if report.device == "cpu":
+            _build_rtx(find_model("lens-nano"), cache, report)
 
 
-def _compare(folder: Path, cache: EngineCache, report: Report) -> None:
+@torch.inference_mode()
+def large_engines(report: Report, *, tiny: bool, folder: Path | None) -> None:
+    """Compare the backends of SAM 2-L, random weights; ``folder`` as above."""
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = random_folder(Path(scratch), replace(model_config(tiny), name="sam2-large"))
+        backends = BACKENDS
+        if tiny:
+            backends = tuple(name for name in BACKENDS if name != "onnxruntime")
+            report.note("onnxruntime: left out in the tiny run, whose export would take longer than the rest")
+        _compare(weights, EngineCache(folder or Path(scratch) / "engines"), backends, report)
+
+
+def _compare(folder: Path, cache: EngineCache, backends: Sequence[Backend], report: Report) -> None:
     device = report.device
     config, truth, _ = load_segmenter(folder)
     truth = truth.to(device)
@@ -56,7 +66,7 @@ def _compare(folder: Path, cache: EngineCache, report: Report) -> None:
     _times("torch fp32", stage, torch_work, report)
     if device == "cuda":
         _graphed_torch(stage, torch_work, report)
-    for backend in BACKENDS:
+    for backend in backends:
         if why := _impossible(backend, device):
             report.note(f"{backend}: not possible here: {why}")
             continue
@@ -83,6 +93,22 @@ def _compare(folder: Path, cache: EngineCache, report: Report) -> None:
         half = "fp32" not in opened.encoder.label
         _times(name, engine, torch_work.compiled(half), report)
         _ungraphed(name, engine, torch_work, half, report)
+
+
+def _build_rtx(folder: Path, cache: EngineCache, report: Report) -> None:
+    """Build the decoder with TensorRT-RTX, which needs no GPU for that."""
+    try:
+        import_tensorrt("tensorrt_rtx")
+    except EngineError as error:
+        report.note(f"tensorrt_rtx: not possible here: {error}")
+        return
+    try:
+        [built] = build(folder, "tensorrt_rtx", cache, _Said(report), parts=("decoder",))
+    except EngineError as error:
+        report.failure(f"tensorrt_rtx: {error}")
+        return
+    why = "SAM 2's decoder took 2.4 s on one core of a CPU, and its export 10 s"
+    report.number(f"tensorrt_rtx {built.precision}, building the decoder", built.seconds, "s", 12.4, why)
 
 
 def _impossible(backend: Backend, device: str) -> str:

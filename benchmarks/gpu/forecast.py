@@ -8,8 +8,8 @@ A forecast is the time of a roofline model with the inefficiencies that are usua
   work must read (for one generated token: the language model's layers and its head).
 - ``peak`` and ``bandwidth`` of known GPUs are the vendor's data sheet (dense, without sparsity); those of any
   other device are measured here first.
-- 2.25 and 1.4 are what matrix products and memory reads of such models usually need above the bound: 2 to 2.5,
-  and 1.4. They are experience, not measurements on this device.
+- 2.25 and 1.4 are how far matrix products (2 to 2.5) and memory reads of such models usually stay from the
+  bound. They are experience, not measurements on this device.
 - An operation that torch dispatches from Python costs the host about 5 us, whatever it computes. Small models
   and eager decoding are bound by this. A replayed CUDA graph has no such cost.
 - ``host`` is work on the CPU before the device can begin; it is measured.
@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Kind = Literal["half", "single"]
 
 PRODUCTS, READS, OPERATION = 2.25, 1.4, 5e-6
+_WARM_UPS = 4  # TensorRT's encoder is captured as a CUDA graph in its fourth run
 # Dense peak in 16 bits and in float32 (FLOP/s), memory bandwidth (bytes/s).
 DATA_SHEETS = {
     "H200": (989e12, 67e12, 4.8e12),
@@ -135,16 +136,20 @@ def copy_rate(device: str) -> float:
     return 2.0 * source.nbytes / best_of(lambda: target.copy_(source), device)
 
 
-def best_of(run: Callable[[], Any], device: str, times: int = 5) -> float:
-    """Return the least seconds of ``times`` runs after two that warm up."""
-    spent = []
-    for _ in range(times + 2):
+def best_of(run: Callable[[], Any], device: str, times: int = 10) -> float:
+    """Return the least seconds of up to ``times`` runs, fewer if they take long, after some that warm up."""
+    spent: list[float] = []
+    for turn in range(times + _WARM_UPS):
         wait(device)
         started = time.perf_counter()
         run()
         wait(device)
-        spent.append(time.perf_counter() - started)
-    return min(spent[2:])
+        elapsed = time.perf_counter() - started
+        if turn >= _WARM_UPS:
+            spent.append(elapsed)
+        if sum(spent) > 0.5:
+            break
+    return min(spent)
 
 
 def wait(device: str) -> None:

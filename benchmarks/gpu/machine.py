@@ -12,16 +12,7 @@ from benchmarks.gpu.forecast import OPERATION, Work, best_of, copy_rate, product
 from benchmarks.gpu.runner import Report
 from lens_ros.engine.machine import find_gpu
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "torchao",
-    "onnx",
-    "onnxruntime",
-    "tensorrt",
-    "tensorrt_rtx",
-)
+_PACKAGES = "torch transformers accelerate torchao onnx onnxruntime tensorrt tensorrt_rtx"
 
 
 def machine(report: Report) -> None:
@@ -31,7 +22,7 @@ def machine(report: Report) -> None:
     if gpu is not None:
         report.note(f"{gpu.label}, {gpu.memory / 1e9:.0f} GB, CUDA {torch.version.cuda}")
     report.note(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    report.note(", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
+    report.note(", ".join(f"{name} {_version(name)}" for name in _PACKAGES.split()))
     peaks = report.ceilings
     why = f"{peaks.source}; large products reach about 80 % of it" if gpu else peaks.source
     reached = 0.8 if gpu else 1.0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from benchmarks.decode import Prompt, model_of
-from benchmarks.first_mask import Scene, compare, ours, random_model, reference, scaled
+from benchmarks.first_mask import Scene, compare, ours, random_model, reference
 from benchmarks.gpu.forecast import Kind, Work, count
 from benchmarks.gpu.runner import Report
+from benchmarks.gpu.sizes import model_config
 from benchmarks.grpo_step import resident
 from lens_ros.model.checkpoint import TIED
 from lens_ros.model.decoding import Decoding
@@ -22,12 +24,11 @@ from lens_ros.model.quantized import import_torchao, linear_weights
 _GRAPH_OPERATIONS = 25  # that generate() dispatches for each token around a replayed graph
 
 
-def decoding(numbers: str, divisor: int, tokens: int, ways: Sequence[Decoding], report: Report) -> None:
+def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
     """Write an answer in each way and compare tokens, tokens per second and memory.
 
     Args:
         numbers: format of the language model's weights, "bf16" or "int8".
-        divisor: of the 3B's widths and depths.
         tokens: length of the answer.
     """
     device = report.device
@@ -37,7 +38,8 @@ def decoding(numbers: str, divisor: int, tokens: int, ways: Sequence[Decoding], 
         except CheckpointError as error:
             report.note(f"int8: not possible here: {error}")
             return
-    config = scaled(divisor, "3B")
+    config = model_config(tiny)
+    ways: tuple[Decoding, ...] = ("dynamic", "static") if tiny else ("dynamic", "static", "compiled")
     born = random_model(config, device, torch.bfloat16)
     stored = {name: tensor for name, tensor in born.state_dict().items() if name != TIED}
     del born
@@ -65,39 +67,38 @@ def decoding(numbers: str, divisor: int, tokens: int, ways: Sequence[Decoding], 
         report.number(f"{numbers} {way}, same tokens", same, "", 1.0, why)
         why = "weights as loaded, and 10 % for cache and activations"
         report.number(f"{numbers} {way}, peak memory", _peak(device) / 1e9, "GB", 1.1 * held / 1e9, why)
-    if "compiled" not in ways:
+    if tiny:
         report.note("compiled: left out in the tiny run, whose compiler would take longer than all the rest")
 
 
 def _step(prompt: Prompt, kind: Kind, read: float) -> Work:
     """The work of one token on the growing cache."""
-    few, more = (count(lambda n=n: prompt.write("dynamic", n), kind) for n in (2, 6))
+    few, more = (count(partial(prompt.write, "dynamic", n), kind) for n in (2, 6))
     return replace(more.less(few).times(1 / 4), read=read)
 
 
-def first_mask(divisor: int, tokens: int, instructions: Sequence[int], repeats: int, report: Report) -> None:
+def first_mask(report: Report, *, tiny: bool, tokens: int, instructions: Sequence[int], repeats: int) -> None:
     """Time an image's first masks, by our flow and by the reference's.
 
     Args:
-        divisor: of the 3B's widths and depths.
         tokens: length of each answer.
         instructions: numbers of instructions about one image.
     """
     device = report.device
-    model = random_model(scaled(divisor, "3B"), device, torch.bfloat16)
-    read = tokens * _language_bytes(model)
+    model = random_model(model_config(tiny), device, torch.bfloat16)
+    read = tokens * language_bytes(model)
     for asked in instructions:
         report.say(f"{asked} instructions")
         row = compare(model, asked, tokens, repeats, device)
         scene = Scene(model, asked, device)
         for name, flow in (("ours", ours), ("reference", reference)):
-            work = count(lambda flow=flow, scene=scene: flow(model, scene, tokens), "half", read)
+            work = count(partial(flow, model, scene, tokens), "half", read)
             report.seconds(f"{name}, {asked} instructions, {tokens} tokens", row[f"{name}_s"], work)
         why = "the same weights; bf16 rounds differently in differently shaped batches"
         report.number(f"{asked} instructions, equal mask pixels", row["sign_agreement"], "", 1.0, why)
 
 
-def _language_bytes(model: LensModel) -> float:
+def language_bytes(model: LensModel) -> float:
     """Bytes of weights that one generated token reads."""
     weights = sum(model.get_parameter(name).nbytes for name in linear_weights(model))
     return weights + model.language_model.embed_tokens.weight.nbytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from benchmarks.gpu.forecast import Ceilings, Work, ceilings_of
 
@@ -43,13 +46,20 @@ class Number:
 
 @dataclass
 class Result:
-    """What became of a part. ``notes`` say what could not be measured here, and facts without a number;
-    ``error`` is empty if the status is "reported"."""
+    """What became of a part.
+
+    Attributes:
+        seconds: that it took.
+        cpu_seconds: of its processes, those that have ended.
+        notes: what could not be measured here, and facts without a number.
+        error: empty if the status is "reported".
+    """
 
     part: str
     limit_s: float
     status: Status = "reported"
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     numbers: list[Number] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str = ""
@@ -98,7 +108,8 @@ class Report:
 @dataclass(frozen=True)
 class Part:
     """``run`` must be importable by another process: a function of a module, or a ``partial`` of one.
-    ``device`` is "cpu" or "cuda"; a part for the CPU sees no GPU."""
+    ``device`` is "cpu" or "cuda"; a part for the CPU sees no GPU and computes in one thread: that can be
+    compared between machines, and depends less on what else runs on them."""
 
     name: str
     run: Callable[[Report], None]
@@ -186,6 +197,8 @@ def _listen(process: Any, connection: Connection, started: float, result: Result
         elif kind == "note":
             result.notes.append(content)
             _say(f"    {content}")
+        elif kind == "cpu":
+            result.cpu_seconds = content
         else:
             _say(f"    {content}")
     return None
@@ -228,6 +241,7 @@ def _work(part: Part, connection: Connection, log: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if part.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.set_num_threads(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -241,6 +255,8 @@ def _work(part: Part, connection: Connection, log: str) -> None:
         error = f"{type(raised).__name__}: {raised}"[:1000]
     sys.stdout.flush()
     sys.stderr.flush()
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    connection.send(("cpu", round(sum(each.ru_utime + each.ru_stime for each in used), 2)))
     connection.send(("end", error))
 
 

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.first_mask import random_model, scaled
+from benchmarks.first_mask import random_model
 from benchmarks.gpu.forecast import Counting, Work, count, wait
 from benchmarks.gpu.runner import Report
 from benchmarks.gpu.scenes import draw_shard
+from benchmarks.gpu.sizes import model_config
 from benchmarks.grpo_step import Task as Completed
 from benchmarks.grpo_step import ours, resident, started_from, task_for
 from lens_ros.model.network import LensModel
@@ -30,17 +31,18 @@ from training.data.tabletop import TabletopShards
 from training.loop import Task, Turn, train
 from training.losses import segmentation_loss
 from training.nano import build_nano
-from training.parts import freeze_all_but
+from training.parts import Part, freeze_all_but
 from training.policy import Policy
 from training.reinforce import Reinforce
 from training.supervise import Supervision, part_of
 
 _SCENES = 16
+_ALIGNED: tuple[Part, ...] = ("context",)  # what the paper's stage 1 trains
 # A backward pass does twice the work of the forward pass.
 _WITH_BACKWARD = 3.0
 
 
-def stages(images: int, steps: int, tokens: int, report: Report) -> None:
+def stages(report: Report, *, images: int, steps: int, tokens: int) -> None:
     """Train lens-nano for a few steps with each program's own task and loop.
 
     Args:
@@ -67,7 +69,7 @@ def stages(images: int, steps: int, tokens: int, report: Report) -> None:
             report.seconds(f"lens-nano, {name}, a step of {images} images", spent, work)
 
 
-def throughput(images: int, steps: int, report: Report) -> None:
+def throughput(report: Report, *, images: int, steps: int) -> None:
     """Report lens-nano's supervised examples per second; on a CPU by one process of one thread."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -86,28 +88,28 @@ def throughput(images: int, steps: int, report: Report) -> None:
     report.number("share of the step that makes the batch", host / spent, "", share, why)
 
 
-def large_steps(divisor: int, group: int, tokens: int, report: Report) -> None:
+def large_steps(report: Report, *, tiny: bool, group: int, tokens: int) -> None:
     """Take one step of alignment and one of reinforcement, bf16 weights, random.
 
     Args:
-        divisor: of the 3B's widths and depths.
         group: completions of the prompt.
         tokens: of the longest completion.
     """
     device = report.device
-    model = _large(divisor, device)
+    base = 0 if device == "cuda" else resident("VmRSS")
+    model = _large(tiny, device)
     task = task_for(model, 1, tokens, device)
     size = sum(p.nbytes for p in model.parameters())
-    freeze_all_but(model, ("context",))
-    _large_step("align", model, lambda: _align(model, task), size, report)
+    freeze_all_but(model, _ALIGNED)
+    _large_step("align", model, lambda: _align(model, task), size, base, report)
     del model
-    model = _large(divisor, device)
+    model = _large(tiny, device)
     other, task = started_from(model), task_for(model, group, tokens, device)
-    _large_step("reinforce", model, lambda: ours(model, other, task), 2 * size, report)
+    _large_step("reinforce", model, lambda: ours(model, other, task), 2 * size, base, report)
 
 
-def _large(divisor: int, device: str) -> LensModel:
-    config = dataclasses.replace(scaled(divisor, "3B"), query_positions="mrope")
+def _large(tiny: bool, device: str) -> LensModel:
+    config = dataclasses.replace(model_config(tiny), query_positions="mrope")
     model = random_model(config, device, torch.bfloat16)
     model.segmenter.sam.vision_encoder.requires_grad_(False)
     return model.train()
@@ -121,9 +123,10 @@ def _align(model: LensModel, task: Completed) -> torch.Tensor:
 
 
 def _large_step(
-    name: str, model: LensModel, run: Callable[[], torch.Tensor], held: float, report: Report
+    name: str, model: LensModel, run: Callable[[], torch.Tensor], held: float, base: float, report: Report
 ) -> None:
-    """Run ``run``, which leaves gradients, and an optimiser step; ``held`` bytes are the models'."""
+    """Run ``run``, which leaves gradients, and an optimiser step; ``held`` bytes are the models', ``base``
+    bytes were there before."""
     report.say(f"3B, {name}")
     work = count(run, "half")  # libraries take their workspace, and the work is counted
     trained = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
@@ -146,7 +149,7 @@ def _large_step(
     report.seconds(f"3B, {name}, a step", spent, replace(work, read=2 * held + 7 / 3 * grown))
     peak = torch.cuda.max_memory_allocated() if report.device == "cuda" else resident("VmHWM")
     why = "weights (with the reference policy's), gradients and moments in bf16, and 20 % for activations"
-    report.number(f"3B, {name}, peak memory", peak / 1e9, "GB", 1.2 * (held + grown) / 1e9, why)
+    report.number(f"3B, {name}, peak memory", peak / 1e9, "GB", (base + 1.2 * (held + grown)) / 1e9, why)
 
 
 def _common(folder: Path, name: str, steps: int) -> dict[str, Any]:
