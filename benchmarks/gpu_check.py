@@ -15,6 +15,9 @@ GPU and on one CPU thread. Each part has a process and a time limit of its own (
 the limits add up to less than ten minutes. After every part ``gpu_check.json`` and ``gpu_check.txt`` are
 rewritten; ``gpu_check.log`` holds what the parts printed. Forecasts: :mod:`benchmarks.gpu.forecast`.
 
+Exporting SAM 2-L may take longer than its part has. With ``--engines FOLDER`` what was exported and built is
+kept, and ``--parts engines-sam2-large`` goes on from there.
+
 Exit status: 0 if every part reported, even if only that something is not possible here; 1 if one failed, was
 killed or ran out of time; 2 if there is no GPU to run on.
 """
@@ -56,16 +59,16 @@ def parts_of(device: str, tiny: bool, folder: Path | None) -> list[Part]:
         throughput = partial(training.throughput, images=16, steps=20)
         slow = partial(training.throughput, images=16, steps=3)
     parts = [
-        Part("machine", machine.machine, 20, device),
-        Part("engines-lens-nano", partial(engines.shipped_engines, folder=folder), 60, device),
-        Part("decode-bf16", partial(decoding, numbers="bf16"), 70, device),
-        Part("decode-int8", partial(decoding, numbers="int8"), 70, device),
-        Part("first-mask", masks, 40, device),
-        Part("train-lens-nano", stages, 45, device),
-        Part("train-3b", steps, 45, device),
+        Part("machine", machine.machine, 30, device),
+        Part("engines-lens-nano", partial(engines.shipped_engines, folder=folder), 50, device),
+        Part("decode-bf16", partial(decoding, numbers="bf16"), 85, device),
+        Part("decode-int8", partial(decoding, numbers="int8"), 85, device),
+        Part("first-mask", masks, 50, device),
+        Part("train-lens-nano", stages, 40, device),
+        Part("train-3b", steps, 40, device),
         Part("throughput", throughput, 25, device),
-        Part("throughput-cpu", slow, 35, "cpu"),
-        Part("engines-sam2-large", partial(engines.large_engines, tiny=tiny, folder=folder), 150, device),
+        Part("throughput-cpu", slow, 30, "cpu"),
+        Part("engines-sam2-large", partial(engines.large_engines, tiny=tiny, folder=folder), 135, device),
     ]
     return [replace(part, limit_s=4 * part.limit_s) for part in parts] if tiny else parts
 

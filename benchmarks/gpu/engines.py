@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.gpu.sizes import model_config
 from lens_ros.engine.build import BACKENDS, build
 from lens_ros.engine.cache import Backend, EngineCache
 from lens_ros.engine.errors import EngineError
+from lens_ros.engine.export import import_onnxruntime
 from lens_ros.engine.machine import find_gpu
 from lens_ros.engine.runtime import compiled, open_engines
 from lens_ros.engine.selfcheck import LEAST_IOU
@@ -99,8 +101,11 @@ def _build_rtx(folder: Path, cache: EngineCache, report: Report) -> None:
     """Build the decoder with TensorRT-RTX, which needs no GPU for that."""
     try:
         import_tensorrt("tensorrt_rtx")
+        missing = _missing()
     except EngineError as error:
-        report.note(f"tensorrt_rtx: not possible here: {error}")
+        missing = str(error)
+    if missing:
+        report.note(f"tensorrt_rtx: building is not possible here: {missing}")
         return
     try:
         [built] = build(folder, "tensorrt_rtx", cache, _Said(report), parts=("decoder",))
@@ -113,16 +118,14 @@ def _build_rtx(folder: Path, cache: EngineCache, report: Report) -> None:
 
 def _impossible(backend: Backend, device: str) -> str:
     """Return why a backend cannot run here, which is nobody's fault; "" if it can."""
-    if backend == "onnxruntime":
-        if device == "cpu":
-            return ""
-        import onnxruntime
-
-        has = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-        return "" if has else "this build of ONNX Runtime has no CUDA (onnxruntime-gpu has)"
-    if device == "cpu":
+    if backend != "onnxruntime" and device == "cpu":
         return "its engines need a GPU"
+    if missing := _missing():
+        return missing
     try:
+        if backend == "onnxruntime":
+            has = device == "cpu" or "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+            return "" if has else "this build of ONNX Runtime has no CUDA (onnxruntime-gpu has)"
         library = import_tensorrt(backend)
     except EngineError as error:
         return str(error)
@@ -131,6 +134,13 @@ def _impossible(backend: Backend, device: str) -> str:
     if library.is_rtx and not hasattr(library.module.ComputeCapability, gpu.architecture):
         return f"{library.label} compiles no engines for {gpu.architecture}"
     return ""
+
+
+def _missing() -> str:
+    """Name the packages that every build needs and that are not installed; "" for none."""
+    # Exporting needs the first two, checking what was exported the third.
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    return f"not installed: {', '.join(missing)}" if missing else ""
 
 
 class _Works:
