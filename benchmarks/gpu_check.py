@@ -27,13 +27,12 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # as a script, Python looks for modules in this file's folder only
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu import engines, machine, reasoner, training
 from benchmarks.gpu.report import LOG, table, write
 from benchmarks.gpu.runner import Part, Result, run_parts
 
@@ -46,31 +45,42 @@ def parts_of(device: str, tiny: bool, folder: Path | None) -> list[Part]:
     The limits of the real sizes add up to less than ten minutes. Tiny parts get four times as long: they may
     run on a busy machine.
     """
-    decoding = partial(reasoner.decoding, tiny=tiny, tokens=8 if tiny else 60)
     if tiny:
-        masks = partial(reasoner.first_mask, tiny=True, tokens=4, instructions=(1,), repeats=1)
-        stages = partial(training.stages, images=2, steps=2, tokens=8)
-        steps = partial(training.large_steps, tiny=True, group=2, tokens=8)
-        throughput = slow = partial(training.throughput, images=2, steps=2)
+        sizes: dict[str, dict[str, Any]] = {
+            "decode": {"tokens": 8},
+            "mask": {"tokens": 4, "instructions": (1,), "repeats": 1},
+            "stages": {"images": 2, "steps": 2, "tokens": 8},
+            "large": {"group": 2, "tokens": 8},
+            "gpu": {"images": 2, "steps": 2},
+            "cpu": {"images": 2, "steps": 2},
+        }
     else:
-        masks = partial(reasoner.first_mask, tiny=False, tokens=40, instructions=(1, 3), repeats=3)
-        stages = partial(training.stages, images=8, steps=6, tokens=80)
-        steps = partial(training.large_steps, tiny=False, group=8, tokens=60)
-        throughput = partial(training.throughput, images=16, steps=20)
-        slow = partial(training.throughput, images=16, steps=3)
+        sizes = {
+            "decode": {"tokens": 60},
+            "mask": {"tokens": 40, "instructions": (1, 3), "repeats": 3},
+            "stages": {"images": 8, "steps": 6, "tokens": 80},
+            "large": {"group": 8, "tokens": 60},
+            "gpu": {"images": 16, "steps": 20},
+            "cpu": {"images": 16, "steps": 3},
+        }
+    keep, size = {"folder": folder}, {"tiny": tiny}
+
+    def part(name: str, function: str, limit_s: float, arguments: dict[str, Any], on: str = device) -> Part:
+        return Part(name, f"benchmarks.gpu.{function}", limit_s, on, arguments)
+
     parts = [
-        Part("machine", machine.machine, 30, device),
-        Part("engines-lens-nano", partial(engines.shipped_engines, folder=folder), 50, device),
-        Part("decode-bf16", partial(decoding, numbers="bf16"), 85, device),
-        Part("decode-int8", partial(decoding, numbers="int8"), 85, device),
-        Part("first-mask", masks, 50, device),
-        Part("train-lens-nano", stages, 40, device),
-        Part("train-3b", steps, 40, device),
-        Part("throughput", throughput, 25, device),
-        Part("throughput-cpu", slow, 30, "cpu"),
-        Part("engines-sam2-large", partial(engines.large_engines, tiny=tiny, folder=folder), 135, device),
+        part("machine", "machine:machine", 30, {}),
+        part("engines-lens-nano", "engines:shipped_engines", 50, keep),
+        part("decode-bf16", "reasoner:decoding", 85, {"numbers": "bf16", **size, **sizes["decode"]}),
+        part("decode-int8", "reasoner:decoding", 85, {"numbers": "int8", **size, **sizes["decode"]}),
+        part("first-mask", "reasoner:first_mask", 50, {**size, **sizes["mask"]}),
+        part("train-lens-nano", "training:stages", 40, sizes["stages"]),
+        part("train-3b", "training:large_steps", 40, {**size, **sizes["large"]}),
+        part("throughput", "training:throughput", 25, sizes["gpu"]),
+        part("throughput-cpu", "training:throughput", 30, sizes["cpu"], on="cpu"),
+        part("engines-sam2-large", "engines:large_engines", 135, {**size, **keep}),
     ]
-    return [replace(part, limit_s=4 * part.limit_s) for part in parts] if tiny else parts
+    return [replace(each, limit_s=4 * each.limit_s) for each in parts] if tiny else parts
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,11 +9,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bad_parts
 import pytest
 import torch
 from transformers.initialization import no_init_weights
@@ -120,18 +118,13 @@ def test_a_bad_part_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # to be restored afterwards
-    hangs = partial(bad_parts.hangs, folder=tmp_path)
-    bad = {
-        "raises": bad_parts.raises,
-        "hangs": hangs,
-        "dies": bad_parts.dies,
-        "exits": bad_parts.exits,
-        "wrong": bad_parts.is_wrong,
-    }
+    bad = ("raises", "hangs", "dies", "exits", "is_wrong")
     made = []
-    for name, run in bad.items():
-        made.append(Part(name, run, 15 if name == "hangs" else 120, "cpu"))
-        made.append(Part(f"after {name}", bad_parts.healthy, 120, "cpu"))
+    for name in bad:
+        hangs = name == "hangs"
+        arguments = {"folder": tmp_path} if hangs else {}
+        made.append(Part(name, f"bad_parts:{name}", 5 if hangs else 60, "cpu", arguments))
+        made.append(Part(f"after {name}", "bad_parts:healthy", 60, "cpu"))
     monkeypatch.setattr(gpu_check, "parts_of", lambda *_: made)
     monkeypatch.setattr(gpu_check, "_PRELOAD", ("benchmarks.gpu.runner",))
     assert gpu_check.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)]) == 1
@@ -140,18 +133,18 @@ def test_a_bad_part_costs_the_others_nothing(
         after = found.pop(f"after {name}")
         assert after["status"] == "reported" and after["numbers"][0]["value"] == 42
     assert {name: part["status"] for name, part in found.items()} == {
-        "raises": "failed", "hangs": "timed out", "dies": "killed", "exits": "killed", "wrong": "failed",
+        "raises": "failed", "hangs": "timed out", "dies": "killed", "exits": "killed", "is_wrong": "failed",
     }  # fmt: skip
     told = {name: part["error"] for name, part in found.items()}
-    assert "OutOfMemoryError: CUDA out of memory" in told["raises"]
-    assert "not finished after 15 s" in told["hangs"]
+    assert "MemoryError: CUDA out of memory" in told["raises"]
+    assert "not finished after 5 s" in told["hangs"]
     assert "SIGKILL" in told["dies"] and "last words" in told["dies"]
     assert "status 3" in told["exits"]
-    assert told["wrong"] == "the masks differ"
+    assert told["is_wrong"] == "the masks differ"
     assert all(len(part["numbers"]) == 1 for name, part in found.items() if name != "exits")
     assert all(_gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
     shown = capfd.readouterr()
-    assert "hangs: timed out" in shown.out and "after wrong: reported" in shown.out
+    assert "hangs: timed out" in shown.out and "after is_wrong: reported" in shown.out
 
 
 def test_parts_end_with_a_killed_program(tmp_path: Path) -> None:
@@ -159,10 +152,9 @@ def test_parts_end_with_a_killed_program(tmp_path: Path) -> None:
         "import sys; sys.path[:0] = [r'{root}', r'{tests}']\n"
         "from pathlib import Path\n"
         "from benchmarks.gpu.runner import Part, run_parts\n"
-        "from functools import partial\n"
-        "from bad_parts import hangs\n"
         "out = Path(r'{out}')\n"
-        "run_parts([Part('hangs', partial(hangs, folder=out), 600, 'cpu')], out / 'log', lambda _: None)\n"
+        "part = Part('hangs', 'bad_parts:hangs', 600, 'cpu', {{'folder': out}})\n"
+        "run_parts([part], out / 'log', lambda _: None)\n"
     ).format(root=ROOT, tests=ROOT / "tests", out=tmp_path)
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -40,10 +40,7 @@ _OBJECTS = 8
 def shipped_engines(report: Report, *, folder: Path | None) -> None:
     """Compare lens-nano's backends; engines are kept in ``folder``, None for one that is removed."""
     with tempfile.TemporaryDirectory() as scratch:
-        cache = EngineCache(folder or Path(scratch))
-        _compare(find_model("lens-nano"), cache, BACKENDS, report)
-        if report.device == "cpu":
-            _build_rtx(find_model("lens-nano"), cache, report)
+        _compare(find_model("lens-nano"), EngineCache(folder or Path(scratch)), BACKENDS, report)
 
 
 @torch.inference_mode()
@@ -97,31 +94,13 @@ def _compare(folder: Path, cache: EngineCache, backends: Sequence[Backend], repo
         _ungraphed(name, engine, torch_work, half, report)
 
 
-def _build_rtx(folder: Path, cache: EngineCache, report: Report) -> None:
-    """Build the decoder with TensorRT-RTX, which needs no GPU for that."""
-    try:
-        import_tensorrt("tensorrt_rtx")
-        missing = _missing()
-    except EngineError as error:
-        missing = str(error)
-    if missing:
-        report.note(f"tensorrt_rtx: building is not possible here: {missing}")
-        return
-    try:
-        [built] = build(folder, "tensorrt_rtx", cache, _Said(report), parts=("decoder",))
-    except EngineError as error:
-        report.failure(f"tensorrt_rtx: {error}")
-        return
-    why = "SAM 2's decoder took 2.4 s on one core of a CPU, and its export 10 s"
-    report.number(f"tensorrt_rtx {built.precision}, building the decoder", built.seconds, "s", 12.4, why)
-
-
 def _impossible(backend: Backend, device: str) -> str:
     """Return why a backend cannot run here, which is nobody's fault; "" if it can."""
     if backend != "onnxruntime" and device == "cpu":
         return "its engines need a GPU"
-    if missing := _missing():
-        return missing
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:  # exporting needs the first two, checking what was exported the third
+        return f"not installed: {', '.join(missing)}"
     try:
         if backend == "onnxruntime":
             has = device == "cpu" or "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
@@ -134,13 +113,6 @@ def _impossible(backend: Backend, device: str) -> str:
     if library.is_rtx and not hasattr(library.module.ComputeCapability, gpu.architecture):
         return f"{library.label} compiles no engines for {gpu.architecture}"
     return ""
-
-
-def _missing() -> str:
-    """Name the packages that every build needs and that are not installed; "" for none."""
-    # Exporting needs the first two, checking what was exported the third.
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    return f"not installed: {', '.join(missing)}" if missing else ""
 
 
 class _Works:

@@ -6,6 +6,7 @@ before counts. All processes that a part starts end with it.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import resource
@@ -14,17 +15,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from benchmarks.gpu.forecast import Ceilings, Work, ceilings_of
+if TYPE_CHECKING:
+    from benchmarks.gpu.forecast import Ceilings, Work
 
 ROOT = Path(__file__).resolve().parents[2]
 _HEARTBEAT = 15.0  # seconds of silence after which the elapsed time is printed
@@ -76,6 +76,8 @@ class Report:
     @cached_property
     def ceilings(self) -> Ceilings:
         """Peaks of the part's device."""
+        from benchmarks.gpu.forecast import ceilings_of  # imports torch, which the parent does not need
+
         return ceilings_of(self.device)
 
     def say(self, text: str) -> None:
@@ -107,14 +109,21 @@ class Report:
 
 @dataclass(frozen=True)
 class Part:
-    """``run`` must be importable by another process: a function of a module, or a ``partial`` of one.
-    ``device`` is "cpu" or "cuda"; a part for the CPU sees no GPU and computes in one thread: that can be
-    compared between machines, and depends less on what else runs on them."""
+    """A function and how it is run.
+
+    Attributes:
+        function: "module:name", imported in the part's process alone; called with a :class:`Report` and
+            ``arguments``.
+        limit_s: after which the part is ended.
+        device: "cpu" or "cuda". A part for the CPU sees no GPU and computes in one thread: that can be
+            compared between machines, and depends less on what else runs on them.
+    """
 
     name: str
-    run: Callable[[Report], None]
+    function: str
     limit_s: float
     device: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_parts(
@@ -241,14 +250,17 @@ def _work(part: Part, connection: Connection, log: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if part.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        torch.set_num_threads(1)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     print(f"==== {part.name}", flush=True)
     report = Report(connection, part.device)
     try:
-        part.run(report)
+        module, _, name = part.function.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        if part.device == "cpu" and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        function(report, **part.arguments)
         error = "; ".join(report.failures)
     except BaseException as raised:  # the parent reports whatever it was
         traceback.print_exc()
