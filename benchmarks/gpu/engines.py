@@ -79,8 +79,8 @@ def _compare(folder: Path, cache: EngineCache, backends: Sequence[Backend], repo
             segmenter = compiled(load_segmenter(folder)[1], opened).to(device)
             engine = Stage(segmenter, truth, config.image, device)
             found = engine.decode(_OBJECTS) > 0
-        except EngineError as error:
-            report.failure(f"{backend}: {error}")
+        except Exception as error:  # of the libraries and of CUDA; the other backends may still work
+            report.failure(f"{backend}: {type(error).__name__}: {error}")
             continue
         name = opened.labels
         union = (found | expected).sum().clamp_min(1)
