@@ -99,7 +99,7 @@ def test_the_limits_leave_room_in_ten_minutes() -> None:
 
 
 def test_forecasts_of_the_real_sizes_are_the_known_bounds() -> None:
-    """Bytes per token and the encoder's FLOPs are those that the bounds of docs/results.md are made of."""
+    """A bf16 3B reads 6.17 GB for a token, and the encoder of SAM 2-L takes 1.825 TFLOP."""
     with no_init_weights(), torch.device("meta"):
         model = LensModel(model_config(tiny=False)).to(torch.bfloat16)
     read = language_bytes(model)

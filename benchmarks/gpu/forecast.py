@@ -14,6 +14,10 @@ A forecast is the time of a roofline model with the inefficiencies that are usua
   and eager decoding are bound by this. A replayed CUDA graph has no such cost.
 - ``host`` is work on the CPU before the device can begin; it is measured.
 
+The table names the largest term. At the real sizes on an H200 the 3B reads 6.17 GB (bf16) or 3.40 GB (int8,
+compiled) for a token: 1.8 ms or 1.0 ms from a CUDA graph, 10 ms from Python (2,025 operations). SAM 2-L's
+encoder (1.825 TFLOP) takes 61 ms in torch's float32 and 4.2 ms as an fp16 engine.
+
 A measurement far above its forecast shows where to look; one below it shows that a bound was too high.
 """
 
