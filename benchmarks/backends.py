@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from first_mask import scaled
 from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from benchmarks.first_mask import scaled
 from lens_ros.choices import BackendChoice
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache
@@ -37,7 +37,7 @@ from lens_ros.engine.errors import EngineError
 from lens_ros.engine.runtime import compiled, open_engines
 from lens_ros.engine.selfcheck import PICTURES
 from lens_ros.model.checkpoint import SEGMENTER, WEIGHTS, find_model, load_segmenter
-from lens_ros.model.config import ImageConfig
+from lens_ros.model.config import ImageConfig, LensConfig
 from lens_ros.model.images import segmenter_boxes, segmenter_inputs, segmenter_picture, upsample
 from lens_ros.model.network import build_segmenter
 from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
@@ -55,9 +55,8 @@ class Said:
         pass
 
 
-def random_folder(parent: Path) -> Path:
-    """SAM 2-L with random weights, as a model's folder: what a segmenter needs of one."""
-    config = scaled(1, "sam2-large")
+def random_folder(parent: Path, config: LensConfig) -> Path:
+    """Write a SAM 2 with random weights as a model's folder: what a segmenter needs of one."""
     torch.manual_seed(0)
     segmenter = build_segmenter(config)
     assert isinstance(segmenter, Sam2Segmenter)
@@ -170,7 +169,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         cache = EngineCache(options.engines or Path(scratch) / "engines")
         for name in options.models:
-            folder = find_model(name) if name == "lens-nano" else random_folder(Path(scratch))
+            nano = name == "lens-nano"
+            folder = find_model(name) if nano else random_folder(Path(scratch), scaled(1, name))
             rows += measure(folder, options.device, cache, options.repeats)
     _print(rows)
     if options.json:

@@ -18,16 +18,15 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from first_mask import Scene, random_model, scaled
-from safetensors.torch import save_file
 from tqdm import tqdm
+from transformers.initialization import no_init_weights
 
+from benchmarks.first_mask import Scene, random_model, scaled
 from lens_ros.choices import SCHEMES, Decoding
 from lens_ros.engine.calibration import demo_questions
 from lens_ros.engine.quantize import quantized_weight
@@ -114,26 +113,23 @@ def model_of(
 ) -> tuple[LensModel, float]:
     """The model with its language model in ``numbers``, and the MB of that one's Linear layers."""
     dtype = torch.bfloat16 if numbers == "bf16" or (numbers != "fp32" and device == "cuda") else torch.float32
-    model = LensModel(config)
+    with no_init_weights():  # all of them are replaced
+        model = LensModel(config)
     names = linear_weights(model)
     if numbers in SCHEMES:
         tensors = {name: tensor for name, tensor in stored.items() if name not in names}
         for name in names:
             tensors |= quantized_weight(name, stored[name], numbers)  # type: ignore[arg-type]
         load_quantized_tensors(model, tensors, numbers, "the benchmark", dtype=dtype)  # type: ignore[arg-type]
-        size = _stored_size({n: t for n, t in tensors.items() if n.rsplit(".", 1)[0] in names})
+        size = _megabytes({n: t for n, t in tensors.items() if n.rsplit(".", 1)[0] in names})
     else:
         load_tensors(model, stored, "the benchmark", dtype=dtype)
-        size = _stored_size({name: stored[name].to(dtype) for name in names})
+        size = _megabytes({name: stored[name].to(dtype) for name in names})
     return place(model.eval(), device), size
 
 
-def _stored_size(tensors: dict[str, torch.Tensor]) -> float:
-    """MB of a safetensors file of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "t.safetensors"
-        save_file({n: t.contiguous() for n, t in tensors.items()}, path)
-        return path.stat().st_size / 1e6
+def _megabytes(tensors: dict[str, torch.Tensor]) -> float:
+    return sum(tensor.nbytes for tensor in tensors.values()) / 1e6
 
 
 def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -168,12 +164,12 @@ def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def weights_of(name: str, device: str) -> tuple[LensConfig, dict[str, torch.Tensor]]:
-    """A configuration and weights, on the CPU."""
+    """Return a configuration and its weights: lens-nano's on the CPU, random ones on ``device``."""
     if name == "lens-nano":
         return read_config(find_model(name)), read_weights(find_model(name))
     config = scaled(1, "3B") if name == "3b" else scaled(4, "mid-size")
     model = random_model(config, device, torch.bfloat16 if name == "3b" else torch.float32)
-    return config, {n: t.cpu() for n, t in model.state_dict().items() if n != TIED}
+    return config, {n: t for n, t in model.state_dict().items() if n != TIED}
 
 
 def main() -> int:

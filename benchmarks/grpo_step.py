@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from first_mask import PROMPT_TOKENS, random_model, scaled
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.first_mask import PROMPT_TOKENS, random_model, scaled
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel
@@ -214,12 +214,12 @@ def peak_memory(flow: str, name: str, group: int, tokens: int, device: str) -> i
         before = torch.cuda.memory_allocated()
         FLOWS[flow](model, other, task)
         return torch.cuda.max_memory_allocated() - before
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     FLOWS[flow](model, other, task)
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Bytes of this process, now (``VmRSS``) or at most so far (``VmHWM``; unlike getrusage's, it does not
     begin with what the parent had)."""
     status = Path("/proc/self/status").read_text()

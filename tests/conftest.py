@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from forked import start_template
 from rosbags.highlevel import AnyReader
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def template() -> None:
+    """Have the process that tests fork (`forked`) import while the first of them run."""
+    start_template()
 
 
 @pytest.fixture(scope="session")

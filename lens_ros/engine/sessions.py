@@ -141,7 +141,8 @@ class TensorRTSession:
             given, made = bind(self._specs, [x.clone() for x in inputs], self._device)
             self._static = [t for _, t in given], [t for _, t in made]
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream):
+            # Other threads may go on using CUDA meanwhile.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 enqueue(self._context, (*given, *made), self._stream.cuda_stream, self._told)
         assert self._static is not None
         for kept, new in zip(self._static[0], inputs, strict=True):

@@ -66,7 +66,9 @@ class StaticDecoder:
             )
         self._load(reading)
         if self._next.is_cuda and self._graph is None:
-            self._record()
+            # Streams belong to the current device, which need not be the model's.
+            with torch.cuda.device(self._next.device):
+                self._record()
             self._load(reading)  # recording wrote into the buffers
 
     def _load(self, reading: Reading) -> None:
@@ -144,7 +146,8 @@ class StaticDecoder:
                 layer.cumulative_length.zero_()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may go on using CUDA meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._logits = self._run()
         self._graph = graph
 

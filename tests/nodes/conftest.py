@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import start_template
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore_glob = [] if HAS_ROS else ["test_[!r]*.py"]
@@ -21,9 +20,8 @@ if HAS_ROS:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def template() -> None:
-    """Have the process that the tests fork import while the first tests run."""
-    start_template()
+def _template(template: None) -> None:
+    """Start the template before the first test that forks it."""
 
 
 @pytest.fixture(scope="session")

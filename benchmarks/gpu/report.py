@@ -1,0 +1,48 @@
+"""The results on disk and on the screen: ``gpu_check.json`` and ``gpu_check.txt``, whole at every moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.runner import Number, Result
+
+JSON, TABLE, LOG = "gpu_check.json", "gpu_check.txt", "gpu_check.log"
+
+
+def write(folder: Path, settings: dict[str, Any], results: Sequence[Result]) -> None:
+    """Write both files."""
+    content = {"settings": settings, "parts": [asdict(result) for result in results]}
+    _replace(folder / JSON, json.dumps(content, indent=1) + "\n")
+    _replace(folder / TABLE, table(results) + "\n")
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return what was measured, what was forecast, and why, part by part."""
+    lines = [f"{'':46s} {'measured':>10s} {'forecast':>10s}  {'unit':10s} {'ratio':>6s}  forecast from"]
+    for result in results:
+        lines.append(f"{result.part}: {result.status} after {result.seconds:.0f} s")
+        lines += [_row(number) for number in result.numbers]
+        lines += [f"  {note}" for note in result.notes]
+        if result.error:
+            lines.append(f"  {result.error}")
+    lines.append("The formula of the forecasts is explained in benchmarks/gpu/forecast.py.")
+    return "\n".join(lines)
+
+
+def _row(number: Number) -> str:
+    ratio = f"{number.value / number.forecast:6.2f}" if number.forecast else "      "
+    return (
+        f"  {number.what:44s} {number.value:10.4g} {number.forecast:10.4g}  {number.unit:10s} {ratio}  "
+        f"{number.why}"
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
