@@ -25,7 +25,8 @@ from lens_ros.engine.cache import EngineCache
 from lens_ros.model.network import LensModel
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.usefixtures("template")  # its imports serve all; the first forkserver of a process stays
+# The first forkserver of a process stays: the one whose imports serve all tests.
+pytestmark = pytest.mark.usefixtures("template")
 H200 = Ceilings(*DATA_SHEETS["H200"], source="data sheet")
 
 

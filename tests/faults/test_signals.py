@@ -15,6 +15,7 @@ from lens_ros.nodes.processes import (
     CLEANUP,
     CONFIGURE,
     DEACTIVATE,
+    FINALIZED,
     SHUTDOWN,
     SHUTDOWN_INACTIVE,
     SHUTDOWN_UNCONFIGURED,
@@ -60,6 +61,7 @@ def case(name: str, *walk: int):
         case("finalized, from unconfigured", SHUTDOWN_UNCONFIGURED),
         case("finalized, from inactive", CONFIGURE, SHUTDOWN_INACTIVE),
         case("finalized, from active", CONFIGURE, ACTIVATE, SHUTDOWN),
+        case("finalized, after a cleanup", CONFIGURE, ACTIVATE, DEACTIVATE, CLEANUP, SHUTDOWN_UNCONFIGURED),
     ],
 )
 def test_it_ends_in_every_state(name, walk, graph: Graph, row: Row):
@@ -68,6 +70,9 @@ def test_it_ends_in_every_state(name, walk, graph: Graph, row: Row):
     graph.state(node, START_TIMEOUT)
     for transition in walk:
         assert graph.change_state(node, transition, START_TIMEOUT)
+    if name.startswith("finalized"):
+        assert graph.state(node) == FINALIZED
+        assert not graph.node.count_publishers(f"{node.rpartition('/')[0]}/segmentation")
     end(graph, process)
     row.held(ENDS)
 
@@ -82,8 +87,10 @@ def test_it_ends_while_it_is_configured(graph: Graph, row: Row):
     client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
     graph.spin(0.3)
     end(graph, process)
+    # Its endpoints do not outlive it: that would be for the middleware's lease of 20 s.
+    graph.wait_until(lambda: not client.service_is_ready(), 15.0, "the end of the service")
     graph.node.destroy_client(client)
-    row.held(f"{ENDS}, after 10 s at the latest")
+    row.held(f"{ENDS}, after 10 s at the latest; its services leave the graph at once")
 
 
 @pytest.mark.fault(AREA, "cleaning up, while a subscriber that hangs is waited for")
