@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint soak faults train-nano train-smoke clean
+.PHONY: help setup run test test-long lint soak faults train-nano train-smoke clean
 
 # The Python that .venv/ is made from: what it was made from before, or the first on the PATH that fits.
 PYTHON ?= $(or $(wildcard .venv/bin/python),$(shell \
@@ -25,6 +25,7 @@ help:
 	@echo 'make run                      a recorded camera, eight instructions, reasoning and masks; pictures in out/'
 	@echo 'make run ASK="the yellow bowl" the same with your instruction'
 	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them, JOBS=0 in one process)'
+	@echo 'make test-long                what takes minutes, gigabytes, the network or a quiet machine (docs/testing.md)'
 	@echo 'make faults                   every fault that the node is to bear; out/faults.json and docs/reliability.md'
 	@echo 'make lint                     linter and type checker alone'
 	@echo 'make soak                     hours of a robot'"'"'s day in fast motion: nothing may grow (MINUTES=120)'
@@ -47,6 +48,10 @@ lint: setup
 
 test: lint
 	@echo '== pytest' && $(in_environment) python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# One at a time: some measure, others need most of the memory.
+test-long: setup
+	@$(in_environment) python -m pytest -m long --durations=0 $(TESTS)
 
 # The table has no row for a new fault until its page is written.
 faults: setup

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_module
 
 from lens_ros.engine.cache import EngineCache
 
@@ -16,10 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_first_mask_compares_like_with_like(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "first_mask.py", "--models", "lens-nano"]
-    options = ["--tokens", "6", "--repeats", "1", "--json", tmp_path / "numbers.json"]
-    run = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stdout + run.stderr
+    options = ["--models", "lens-nano", "--tokens", "6", "--repeats", "1"]
+    run_module("benchmarks.first_mask", *options, "--json", tmp_path / "numbers.json", timeout=900)
     rows = json.loads((tmp_path / "numbers.json").read_text())
     assert [row["instructions"] for row in rows] == [1, 3, 8]
     for row in rows:
@@ -41,7 +40,7 @@ def test_startup_measures_processes_and_their_imports(tmp_path: Path) -> None:
     assert "argparse" in {each["module"] for each in imports}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_grpo_step_compares_like_with_like(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "grpo_step.py", "--models", "lens-nano"]
     options = ["--group", "3", "--tokens", "6", "--repeats", "1", "--json", tmp_path / "numbers.json"]
@@ -57,12 +56,9 @@ def test_grpo_step_compares_like_with_like(tmp_path: Path) -> None:
 
 def test_decode_compares_like_with_like(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
-    command = [sys.executable, ROOT / "benchmarks" / "decode.py", "--models", "lens-nano"]
-    options = ["--decodings", "dynamic", "static", "lookup", "--tokens", "30", "--repeats", "1"]
-    run = subprocess.run(
-        [*command, *options, "--json", tmp_path / "numbers.json"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    options = ["--models", "lens-nano", "--decodings", "dynamic", "static", "lookup", "--tokens", "30"]
+    numbers = ["--repeats", "1", "--json", tmp_path / "numbers.json"]
+    run_module("benchmarks.decode", *options, *numbers, timeout=900)
     rows = json.loads((tmp_path / "numbers.json").read_text())
     assert [row["numbers"] for row in rows] == [n for n in ("fp32", "bf16", "int8", "int4") for _ in range(3)]
     for row in rows:
@@ -73,7 +69,7 @@ def test_decode_compares_like_with_like(tmp_path: Path) -> None:
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_backends_give_the_same_masks_or_say_why_not(nano_cache: EngineCache, tmp_path: Path) -> None:
     engines = shutil.copytree(nano_cache.root, tmp_path / "engines")
     command = [sys.executable, ROOT / "benchmarks" / "backends.py", "--repeats", "1"]

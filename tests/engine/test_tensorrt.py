@@ -51,7 +51,7 @@ def test_lens_nano_is_compiled_for_every_rtx_gpu(rtx_engines: list[Built], libra
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "precision",
-    ["fp16", pytest.param("fp32", marks=pytest.mark.large), pytest.param("bf16", marks=pytest.mark.large)],
+    ["fp16", pytest.param("fp32", marks=pytest.mark.long), pytest.param("bf16", marks=pytest.mark.long)],
 )
 def test_the_full_width_decoder_of_sam2_is_compiled(
     sam2_onnx: Callable[[str], Path], library: Library, precision: str

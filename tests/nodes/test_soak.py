@@ -17,7 +17,7 @@ MINUTES = 3.0
 GROWTH = 10.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_minutes_leave_memory_handles_and_threads_as_they_were(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--minutes", str(MINUTES), "--no-latency"]
     run = subprocess.run(

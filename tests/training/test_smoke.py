@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
+from forked import run_module
 
 from lens_ros.model.checkpoint import load_model
 from training.plot import read_metrics
+from training.smoke import commands
 
 RUNS = ("supervise", "align", "reinforce")
 
@@ -19,7 +22,21 @@ RUNS = ("supervise", "align", "reinforce")
 @pytest.mark.slow
 def test_the_programs_work_together(opengl: None, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    for command in commands(out):
+        module, *arguments = shlex.split(command)
+        run_module(module, *arguments, timeout=900)
+    check(out)
+
+
+@pytest.mark.long
+def test_they_are_started_by_one_command(opengl: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     subprocess.run([sys.executable, "-m", "training.smoke", str(out)], check=True, timeout=900)
+    check(out)
+
+
+def check(out: Path) -> None:
+    """Assert that every program has left what it should, and named what it started from."""
     for name in RUNS:
         run = out / name
         load_model(run / "best")
