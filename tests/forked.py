@@ -64,7 +64,7 @@ class ForkedProcess:
         start_template()
         self.args = [module, *arguments]
         if output is not None:
-            output.touch()  # a reader may be quicker than the fork
+            output.write_bytes(b"")  # now: a reader may be quicker than the fork
         values = dict(os.environ if environment is None else environment)
         self._process = multiprocessing.get_context("forkserver").Process(
             target=_run,

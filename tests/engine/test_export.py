@@ -181,7 +181,7 @@ def test_an_unwritable_folder_is_named(nano, tmp_path: Path) -> None:
         export(segmenter, info, tmp_path / "file" / "e.onnx")
 
 
-@pytest.mark.large
+@pytest.mark.long
 def test_the_encoder_of_sam2_large(tmp_path: Path) -> None:
     """Two minutes and 5 GB: export, ONNX Runtime against torch, and a real engine of it."""
     from benchmarks.first_mask import scaled
