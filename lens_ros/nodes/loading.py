@@ -97,8 +97,8 @@ def load_failure(error: Exception, settings: PerceptionParameters) -> str:
         return f"{error} (parameter model: '{settings.model}'); then configure the node again"
     if isinstance(error, ImportError):
         return (
-            f"{error}; expected the packages of requirements/robot.txt in {sys.executable}: install them there, "
-            'or build lens_ros with the Python that has them (README, "On a ROS 2 machine")'
+            f"{error}; expected the packages of requirements/robot.txt in {sys.executable}: install them "
+            'there, or build lens_ros with the Python that has them (README, "On a ROS 2 machine")'
         )
     return (
         f"model '{settings.model}' does not load on device '{settings.device}': {described(error)}; "
