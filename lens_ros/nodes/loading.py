@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +97,10 @@ def load_failure(error: Exception, settings: PerceptionParameters) -> str:
     if type(error).__name__ == "CheckpointError":
         return f"{error} (parameter model: '{settings.model}'); then configure the node again"
     if isinstance(error, ImportError):
-        return f"{error}; expected the Python packages of requirements.txt: install them for this Python"
+        return (
+            f"{error}; expected the packages of requirements/robot.txt in {sys.executable}: install them "
+            'there, or build lens_ros with the Python that has them (README, "On a ROS 2 machine")'
+        )
     return (
         f"model '{settings.model}' does not load on device '{settings.device}': {described(error)}; "
         "correct the parameters model and device, then configure the node again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import email
 import importlib.metadata
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,62 @@ def test_one_version() -> None:
     version = package_xml().findtext("version")
     assert lens_ros.__version__ == version
     assert ast.literal_eval(setup_keywords()["version"]) == version
+
+
+@pytest.fixture(scope="module")
+def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel made of a source distribution, which was made of a copy of this checkout."""
+    folder = tmp_path_factory.mktemp("sdist")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("lens_ros", "training", "models", "requirements"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+
+    def build(kind: str, source: Path) -> Path:
+        code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(folder)!r}))"
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, cwd=source, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return folder / result.stdout.splitlines()[-1]
+
+    source = build("sdist", folder)
+    shutil.unpack_archive(source, folder / "unpacked", filter="data")
+    [unpacked] = (folder / "unpacked").iterdir()
+    return zipfile.ZipFile(build("wheel", unpacked))
+
+
+def test_wheel_holds_models_and_data(built_wheel: zipfile.ZipFile) -> None:
+    names = set(built_wheel.namelist())
+    expected = {f"lens_ros/{path.relative_to(ROOT)}" for path in (ROOT / "models").glob("*/*")}
+    for folder in ("lens_ros", "training"):
+        kept = (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        expected |= {str(path.relative_to(ROOT)) for path in kept}
+    assert expected - names == set()
+    assert {name.split("/")[0] for name in names} == {"lens_ros", "training", "lens_ros-0.1.0.dist-info"}
+
+
+def test_wheel_requires_what_a_robot_needs(built_wheel: zipfile.ZipFile) -> None:
+    """`pip install lens_ros` brings base.txt and robot.txt; the rest are extras."""
+    packaging = pytest.importorskip("packaging.requirements")
+    [name] = [name for name in built_wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_string(built_wheel.read(name).decode())
+    required = [packaging.Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+
+    def names(*extras: str) -> set[str]:
+        applies = {r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})}
+        return applies | {
+            r.name for r in required for e in extras if r.marker and r.marker.evaluate({"extra": e})
+        }
+
+    def written(*files: str) -> set[str]:
+        parsed = [packaging.Requirement(line) for file in files for line in requirements(f"{file}.txt")]
+        return {r.name for r in parsed if r.marker is None or r.marker.evaluate()}
+
+    assert names() == written("base", "robot")
+    assert names("engine") == written("base", "robot", "engines")
+    assert names("training") == written("base", "robot", "simulation", "training")
+    assert names("simulation", "test") == written("base", "robot", "simulation", "tests")
 
 
 @needs_environment
