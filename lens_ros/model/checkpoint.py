@@ -61,7 +61,7 @@ def _model_folders() -> list[Path]:
 
 
 def is_tied(model: LensModel) -> bool:
-    """Return whether the output head is the embedding, as in Qwen2.5-VL 3B and lens-nano (not in 7B to 72B)."""
+    """Return whether the output head is the embedding: in Qwen2.5-VL 3B and lens-nano, not in 7B to 72B."""
     return bool(model.reasoner.config.tie_word_embeddings)
 
 

@@ -95,6 +95,8 @@ def load_failure(error: Exception, settings: PerceptionParameters) -> str:
         return f"{error}; then configure the node again"
     if type(error).__name__ == "CheckpointError":
         return f"{error} (parameter model: '{settings.model}'); then configure the node again"
+    if type(error).__name__ == "DeviceError":
+        return f"{error} (parameter device: '{settings.device}'); then configure the node again"
     if isinstance(error, ImportError):
         return f"{error}; expected the Python packages of requirements.txt: install them for this Python"
     return (
