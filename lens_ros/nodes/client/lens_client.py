@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -34,7 +34,7 @@ ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
 # After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
 # keeps it for twice as long (goals.RESULTS_KEPT_S).
 RESULT_AGAIN_S = 7.0
-Picture = Image | np.ndarray | PIL.Image.Image | str | Path
+Picture: TypeAlias = Image | np.ndarray | PIL.Image.Image | str | Path
 KEPT_ANSWERS = 16  # for a slow reader of the topic; the oldest go first. All targets are answered at once
 
 
