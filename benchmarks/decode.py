@@ -32,13 +32,13 @@ from lens_ros.engine.calibration import demo_questions
 from lens_ros.engine.quantize import quantized_weight
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import (
-    TIED,
     find_model,
     load_quantized_tensors,
     load_tensors,
     read_config,
     read_tokenizer,
     read_weights,
+    without_tied_head,
 )
 from lens_ros.model.config import LensConfig
 from lens_ros.model.decoding import StaticDecoders
@@ -169,7 +169,7 @@ def weights_of(name: str, device: str) -> tuple[LensConfig, dict[str, torch.Tens
         return read_config(find_model(name)), read_weights(find_model(name))
     config = scaled(1, "3B") if name == "3b" else scaled(4, "mid-size")
     model = random_model(config, device, torch.bfloat16 if name == "3b" else torch.float32)
-    return config, {n: t for n, t in model.state_dict().items() if n != TIED}
+    return config, without_tied_head(model.state_dict(), model)
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
-from lens_ros.model.checkpoint import TIED, find_model, load_model, load_tensors
+from lens_ros.model.checkpoint import find_model, load_model, load_tensors, without_tied_head
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel, View
@@ -109,8 +109,7 @@ def random_model(config: LensConfig, device: str, dtype: torch.dtype) -> LensMod
         else:
             value = 0.0 if name.endswith("bias") else 1.0
             tensors[name] = torch.full(tensor.shape, value, device=device, dtype=dtype)
-    tensors.pop(TIED)
-    load_tensors(model, tensors, "the benchmark", dtype=dtype)
+    load_tensors(model, without_tied_head(tensors, model), "the benchmark", dtype=dtype)
     return model.eval()
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from lens_ros.choices import BackendChoice, Decoding, Precision, Quantization
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.runtime import Engines, compiled, exchanged, open_engines
-from lens_ros.inputs import ImageError, as_rgb, check_instruction
+from lens_ros.inputs import ImageError, as_rgb, check_device, check_instruction
 from lens_ros.instances import (
     Instance,
     judged,
@@ -157,7 +157,9 @@ class Lens:
 
         Raises:
             CheckpointError: the folder is absent, incomplete or damaged, or holds no such quantised weights.
+            DeviceError: there is no such device.
         """
+        check_device(device)
         folder = find_model(name_or_path)
         model, tokenizer = load_model(folder, dtype=dtype, quantization=quantization)
         engines = open_engines(

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lens_ros.model.checkpoint import TIED, find_model, load_model, load_tensors
+from lens_ros.model.checkpoint import find_model, load_model, load_tensors, without_tied_head
 from lens_ros.model.errors import CheckpointError
 from training.export import RECORD, save_trained
 from training.progress import METRICS
@@ -42,8 +42,7 @@ def average(folders: Sequence[Path], out: Path) -> Path:
             mean[name] += tensor.double()
     tensors = {
         name: (total / len(folders)).to(model.state_dict()[name].dtype)
-        for name, total in mean.items()
-        if name != TIED
+        for name, total in without_tied_head(mean, model).items()
     }
     load_tensors(model, tensors, source="the mean")
     save_trained(model, tokenizer, out)

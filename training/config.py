@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import types
 import typing
 from dataclasses import dataclass, field
@@ -79,15 +81,14 @@ class RunConfig:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        for name in (
-            "scenes", "steps", "accumulate", "checkpoint_every", "keep_checkpoints", "evaluate_every",
-            "log_every", "processes",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"field '{name}' must be at least 1, got {getattr(self, name)}")
-        for name in ("data_seed", "seed", "warmup", "validation_seed", "validation_expressions", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"field '{name}' must not be negative, got {getattr(self, name)}")
+        _all_finite(self)
+        _at_least(
+            1, self, "scenes", "steps", "accumulate", "checkpoint_every", "keep_checkpoints",
+            "evaluate_every", "log_every", "processes",
+        )  # fmt: skip
+        _at_least(
+            0, self, "data_seed", "seed", "warmup", "validation_seed", "validation_expressions", "clip_norm"
+        )
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"field 'cooldown' is a share of all steps, 0 to 1, got {self.cooldown}")
 
@@ -135,6 +136,18 @@ class SuperviseConfig(RunConfig):
     weight_decay: float = 0.02
     dense_weight: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, self, "images", "expressions", "segmenter_images", "box_prompts")
+        _at_least(0, self, "language_from", "full_from", "unknown_from")
+        _at_least(0, self, "adam_lr", "muon_lr", "weight_decay", "dense_weight")
+        _shares(self, "simple_share", "all_share", "none_share", "hard_share", "fast_share", "unknown_words")
+        if self.segmenter_images > self.images:
+            raise ValueError(
+                f"field 'segmenter_images' must be at most 'images' ({self.images}), of which they are, "
+                f"got {self.segmenter_images}"
+            )
+
 
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
@@ -156,6 +169,12 @@ class AlignConfig(RunConfig):
     mix: Mix = field(default_factory=Mix)
     lr: float = 3.0e-4
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, self, "images")
+        _at_least(0, self, "lr", "weight_decay")
+        _check_blocks(self)
 
 
 @dataclass(frozen=True)
@@ -205,6 +224,52 @@ class ReinforceConfig(RunConfig):
     segment_weight: float = 1.0
     lr: float = 5.0e-5
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, self, "prompts", "oversample", "max_new_tokens")
+        _at_least(2, self, "group")  # completions of one prompt are held against each other
+        _at_least(0, self, "beta", "grpo_weight", "segment_weight", "lr", "weight_decay")
+        _at_least(0, self, "sampling.temperature", "sampling.top_k")
+        _at_least(0, self, "rewards.format", "rewards.box", "rewards.segment")
+        if not 0 < self.sampling.top_p <= 1:
+            raise ValueError(f"field 'sampling.top_p' must be above 0, at most 1, got {self.sampling.top_p}")
+        _check_blocks(self)
+
+
+def _check_blocks(config: AlignConfig | ReinforceConfig) -> None:
+    """Checks what aligning and reinforcing have in common.
+
+    Raises:
+        ValueError: a number that is impossible; the message names its field.
+    """
+    _shares(config, *(f"mix.{f.name}" for f in dataclasses.fields(Mix)))
+    if config.lora is not None:
+        _at_least(1, config, "lora.rank", "lora.alpha")
+
+
+def _at_least(least: int, config: Any, *names: str) -> None:
+    for name in names:
+        value = operator.attrgetter(name)(config)
+        if value < least:
+            told = "must not be negative" if least == 0 else f"must be at least {least}"
+            raise ValueError(f"field '{name}' {told}, got {value}")
+
+
+def _shares(config: Any, *names: str) -> None:
+    for name in names:
+        value = operator.attrgetter(name)(config)
+        if not 0 <= value <= 1:
+            raise ValueError(f"field '{name}' is a share, 0 to 1, got {value}")
+
+
+def _all_finite(config: Any, prefix: str = "") -> None:
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            _all_finite(value, f"{prefix}{f.name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"field '{prefix}{f.name}' must be a finite number, got {value}")
 
 
 def load_config(kind: type[C], path: Path, overrides: list[str]) -> C:

@@ -41,7 +41,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerFast
 
-from lens_ros.model.checkpoint import TIED, load_tensors
+from lens_ros.model.checkpoint import load_tensors, without_tied_head
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.images import visual_grid
 from lens_ros.model.network import LensModel
@@ -330,8 +330,7 @@ class _Run:
             inject(whole, lora)
         start = f"{prefix}." if prefix else ""
         tensors = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
-        tensors.pop(TIED, None)
-        load_tensors(whole, tensors, source="the running model")
+        load_tensors(whole, without_tied_head(tensors, whole), source="the running model")
         return whole.to(self.accelerator.device)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lens_ros.model.checkpoint import TIED, load_model, load_tensors
+from lens_ros.model.checkpoint import load_model, load_tensors, without_tied_head
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.network import LensModel
 from lens_ros.model.prompts import END, IMAGE
@@ -119,7 +119,7 @@ def inherit(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) 
         CheckpointError: the folder is incomplete or damaged, or holds another architecture.
     """
     parent, its_tokenizer = load_model(folder)
-    tensors = {name: tensor for name, tensor in parent.state_dict().items() if name != TIED}
+    tensors = without_tied_head(parent.state_dict(), parent)
     table = model.state_dict()[_EMBEDDING].clone()
     if table.shape[1] == tensors[_EMBEDDING].shape[1]:
         known = its_tokenizer.get_vocab()

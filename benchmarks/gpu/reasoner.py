@@ -16,7 +16,7 @@ from benchmarks.gpu.runner import Report
 from benchmarks.gpu.sizes import model_config
 from benchmarks.grpo_step import resident
 from lens_ros.choices import Decoding
-from lens_ros.model.checkpoint import TIED
+from lens_ros.model.checkpoint import without_tied_head
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 from lens_ros.model.quantized import import_torchao, linear_weights
@@ -41,7 +41,7 @@ def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
     config = model_config(tiny)
     ways: tuple[Decoding, ...] = ("dynamic", "static") if tiny else ("dynamic", "static", "compiled")
     born = random_model(config, device, torch.bfloat16)
-    stored = {name: tensor for name, tensor in born.state_dict().items() if name != TIED}
+    stored = without_tied_head(born.state_dict(), born)
     del born
     model, layers = model_of(config, stored, numbers, device)
     del stored

@@ -24,8 +24,10 @@ def run(options: argparse.Namespace) -> int:
 
     from lens_ros.model.checkpoint import read_tokenizer
     from lens_ros.model.decoupled import combine
+    from lens_ros.model.sam import read_sam
 
     try:
+        read_sam(options.sam)  # before anything of the reasoner; `combine` reads it again, in seconds
         tokenizer = read_tokenizer(options.reasoner)
         model = combine(options.reasoner, options.sam, dtype=torch.bfloat16)
         return write_model(model, tokenizer, options.out)

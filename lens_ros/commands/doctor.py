@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_ros.choices import BACKEND_CHOICES, QUANTIZATIONS
+from lens_ros.inputs import DeviceError
 from lens_ros.memory import importing
 from lens_ros.model.errors import CheckpointError
 
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DeviceError, OSError) as error:
         print(f"lens doctor: {error}", file=sys.stderr)
         return 2
     print(_told(found))

@@ -21,6 +21,7 @@ from lens_ros.engine.calibration import (
     demo_questions,
     read_questions,
 )
+from lens_ros.inputs import DeviceError
 from lens_ros.model.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     except QuantizationRefused as refusal:
         print(f"lens quantize: {refusal}", file=sys.stderr)
         return 1
-    except (CheckpointError, CalibrationError, OSError) as error:
+    except (CheckpointError, CalibrationError, DeviceError, OSError) as error:
         print(f"lens quantize: {error}", file=sys.stderr)
         return 2
     print(_told(report))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Fills in the command's arguments."""
-    parser.add_argument("image", type=Path, help="a picture (PNG, JPEG, ...)")
+    parser.add_argument("image", type=Path, help="a picture (PNG, JPEG, ...); white where transparent")
     parser.add_argument("text", help="what to look for, such as 'the mug left of the bowl'")
     parser.add_argument("--model", default="lens-nano", help="name or folder (default: lens-nano)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
@@ -52,13 +52,22 @@ def run(options: argparse.Namespace) -> int:
     # A thread of the model that waits for another one otherwise keeps a core busy, and where other programs
     # want that core an answer takes ten times as long (docs/results.md). Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from lens_ros.inputs import ImageError, InstructionError, as_rgb, check_instruction
+    from lens_ros.inputs import (
+        DeviceError,
+        ImageError,
+        InstructionError,
+        as_rgb,
+        check_device,
+        check_instruction,
+        printable,
+    )
 
     try:
         rgb = as_rgb(options.image)
         check_instruction(options.text)
         with importing():  # after the checks, which need no model
-            import cv2
+            check_device(options.device)
+            from PIL import Image
 
             from lens_ros.lens import Lens
             from lens_ros.visualization import overlay
@@ -73,24 +82,23 @@ def run(options: argparse.Namespace) -> int:
         answer = lens.segment(
             rgb, options.text, think=think, on_text=_Stream(sys.stdout).show, score_threshold=threshold
         )
-    except (CheckpointError, ImageError, InstructionError) as error:
+    except (CheckpointError, DeviceError, ImageError, InstructionError) as error:
         print(f"lens segment: {error}", file=sys.stderr)
         return 2
     print()
-    stem = options.out / options.image.stem
+    stem = options.image.stem
     pictures = {
-        f"{stem}_overlay.png": cv2.cvtColor(overlay(rgb, answer), cv2.COLOR_RGB2BGR),
-        f"{stem}_mask.png": answer.mask.astype("uint8") * 255,
+        options.out / f"{stem}_overlay.png": overlay(rgb, answer),
+        options.out / f"{stem}_mask.png": answer.mask.astype("uint8") * 255,
     }
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        written = all(cv2.imwrite(path, picture) for path, picture in pictures.items())
+        for path, picture in pictures.items():
+            Image.fromarray(picture).save(path)
     except OSError:
-        written = False
-    if not written:
         print(f"lens segment: cannot write pictures to {options.out}: choose another --out", file=sys.stderr)
         return 2
-    print(_report(answer, list(pictures)))
+    print(_report(answer, [printable(path) for path in pictures]))
     return 0 if not answer.reason else 1
 
 

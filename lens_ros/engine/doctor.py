@@ -42,6 +42,7 @@ def examine(
 
     Raises:
         CheckpointError: the model cannot be loaded.
+        DeviceError: there is no such device.
     """
     folder = find_model(model)
     config = read_config(folder)

@@ -25,6 +25,7 @@ from torch import nn
 
 from lens_ros.choices import Scheme
 from lens_ros.engine.calibration import CalibrationQuestion
+from lens_ros.inputs import check_device
 from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.checkpoint import (
     WEIGHTS,
@@ -111,11 +112,13 @@ def quantize_model(
     Raises:
         CheckpointError: the model cannot be used, or torchao is not installed.
         QuantizationRefused: the masks agree less than ``min_iou``; nothing was written.
+        DeviceError: there is no such device.
         ValueError: a condition without questions to measure it on.
         OSError: the file cannot be written.
     """
     if min_iou is not None and not questions:
         raise ValueError("a least IoU needs a calibration set to measure it on")
+    check_device(device)
     import_torchao()
     model, stored = empty_model(folder), read_weights(folder)
     names = linear_weights(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,34 @@ _NOTATIONS = (
     re.compile(r"\(" + ",".join([_NUMBER] * 4) + r"\)"),
     re.compile(rf"{_PAIR}\s*,\s*{_PAIR}"),
 )
+# What others write instead, sought only where there is none of the above.
+_QUOTED = _NUMBER.replace("(-?", "[\"']?(-?", 1).replace(")?)", ")?)[\"']?", 1)
+_POINT = rf"[(\[]{_QUOTED},{_QUOTED}[)\]]"
+_TO = r"\s*(?:,|to|through|->|[-\u2013\u2014\u2192])\s*"
+_SCORE = r"\s*(?:0?\.[0-9]+|[01](?:\.0+)?)\s*"  # 0 to 1
+_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
+_RARE_NOTATIONS = (
+    re.compile(rf"[(\[]{','.join([_QUOTED] * 4)}(?:,{_SCORE})?[)\]]"),
+    # More than two points are a polygon.
+    re.compile(rf"{_POINT}{_TO}{_POINT}(?P<more>(?:{_TO}{_POINT.replace('(-?', '(?:-?')})*)"),
+    *(
+        re.compile(r"(?:,\s*)?".join(rf"[\"']?{corner}[\"']?\s?[:=]{_QUOTED}" for corner in corners))
+        for corners in _CORNERS
+    ),
+)
+_LISTED = re.compile(",".join([_NUMBER] * 4))  # four numbers in a string of JSON
 _BOX_KEYS = ("bbox_2d", "bbox", "box")  # Qwen2.5-VL's own, and what it writes now and then instead
+# A sentence about the size of the image, up to the numbers.
+_SIZE = re.compile(
+    r"\b(?:(?:image|picture|photo|photograph|frame)\s+"
+    r"(?:is|has|was|itself|measures|spans|covers|extends|ranges|goes)|size|resolution|dimensions?)\b"
+    r"[^.!?\n]*\Z",
+    re.IGNORECASE,
+)
+_NEARBY = 120  # characters in front of a box that are read as its sentence
+_WHOLE = 0.95  # share of both sides from which on a box may be the size of the image
+
+Numbers = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,13 @@ def parse_answer(text: str, extent: tuple[float, float]) -> Answer:
     The boxes of the answer part are read, without one those of the text around the thinking. They are sought
     as JSON, as JSON in code fences, and as ``[a,b,c,d]``, ``(a,b,c,d)`` and ``(a,b),(c,d)`` (what Qwen2-VL
     writes between ``<|box_start|>`` and ``<|box_end|>``) within other text; all boxes of the first kind that
-    occurs count.
+    occurs count. Where there is none of these: numbers in quotes, a fifth number from 0 to 1 (a score), pairs
+    of corners ``[[a,b],[c,d]]`` and ``(a,b) to (c,d)``, and ``x1``, ``y1``, ``x2``, ``y2`` by name. These are
+    never well-formed.
+
+    If all numbers of an answer are from 0 to 1, and not all of them whole, they are fractions of the image.
+    Four zeros say that there is nothing. Within other text, a box of exactly the image's size is its size and
+    no target, and so is one of nearly that size in a sentence about the size of the image.
 
     Numbers of the thinking never count, nor does any answer before the end of it. LENS's reward takes a box
     from there, if it is the first; but a robot must not act on a half thought.
@@ -99,14 +132,35 @@ def _read(text: str, extent: tuple[float, float]) -> tuple[tuple[Box, ...], bool
         readable = [block for block in blocks if block is not None]
         entries = [entry for block in readable for entry in block] if readable else None
     if entries is not None:
-        boxes = [box for entry in entries if (box := _entry_box(entry, extent)) is not None]
-        if boxes or not entries:
-            return _unique(boxes), alone and len(boxes) == len(entries)
-    for notation in _NOTATIONS:
-        found = [_box(list(map(float, numbers)), extent, "") for numbers in notation.findall(text)]
-        if found:
-            return _unique(box for box in found if box is not None), False
+        read = [_entry(entry) for entry in entries]
+        written = [(numbers, label) for numbers, label, _ in read if numbers is not None]
+        there = [(numbers, label) for numbers, label in written if any(numbers)]
+        found = _boxes(there, extent)
+        boxes = _unique(found)
+        if boxes or (len(written) == len(entries) and not there):
+            return boxes, alone and None not in found and all(taught for *_, taught in read)
+    for notation in (*_NOTATIONS, *_RARE_NOTATIONS):
+        matches = [m for m in notation.finditer(text) if not m.groupdict().get("more")]
+        targets = [(_floats(m), "") for m in matches if not _tells_size(m, extent)]
+        if targets:
+            return _unique(_boxes([t for t in targets if any(t[0])], extent)), False
     return (), False
+
+
+def _tells_size(found: re.Match[str], extent: tuple[float, float]) -> bool:
+    """Whether four numbers in a text are the size of the image, not a target."""
+    x1, y1, x2, y2 = _floats(found)
+    if (x1, y1, x2, y2) == (0, 0, *extent):
+        return True
+    if x1 > 0 or y1 > 0 or x2 < _WHOLE * extent[0] or y2 < _WHOLE * extent[1]:
+        return False
+    before = found.string[max(0, found.start() - _NEARBY) : found.start()]
+    return _SIZE.search(before) is not None
+
+
+def _floats(found: re.Match[str]) -> Numbers:
+    x1, y1, x2, y2 = map(float, found.groups()[:4])
+    return x1, y1, x2, y2
 
 
 def _json_entries(text: str) -> list[object] | None:
@@ -118,47 +172,80 @@ def _json_entries(text: str) -> list[object] | None:
     if isinstance(value, dict):
         return [value] if value else []
     if isinstance(value, list):
-        return [value] if _four_numbers(value) else value
+        return [value] if _numbers(value)[0] is not None else value
     return None
 
 
-def _entry_box(entry: object, extent: tuple[float, float]) -> Box | None:
-    """The box of ``{"bbox_2d": [a, b, c, d], "label": ...}`` or ``[a, b, c, d]``; None if there is none."""
+def _entry(entry: object) -> tuple[Numbers | None, str, bool]:
+    """The numbers, if any, and the label of ``{"bbox_2d": [a, b, c, d], "label": ...}`` or ``[a, b, c, d]``,
+    and whether it is written just so.
+    """
     if not isinstance(entry, dict):
-        return _box(entry, extent, "")
+        numbers, taught = _numbers(entry)
+        return numbers, "", taught
     label = entry.get("label", "")
-    numbers = next((entry[key] for key in _BOX_KEYS if key in entry), None)
-    return _box(numbers, extent, label.strip() if isinstance(label, str) else "")
+    value = next((entry[key] for key in _BOX_KEYS if key in entry), entry)
+    numbers, taught = _numbers(value)
+    return numbers, label.strip() if isinstance(label, str) else "", taught
 
 
-def _four_numbers(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
-    )
+def _numbers(value: object) -> tuple[Numbers | None, bool]:
+    """Four numbers in any of the forms that JSON gives them, and whether it is the plain one."""
+    taught = isinstance(value, list) and len(value) == 4
+    if isinstance(value, dict):
+        value = next(([value[c] for c in names] for names in _CORNERS if set(names) <= value.keys()), None)
+    elif isinstance(value, str):
+        listed = _LISTED.fullmatch(value)
+        value = list(listed.groups()) if listed else None
+    if not isinstance(value, list):
+        return None, False
+    if len(value) == 2 and all(isinstance(point, list) and len(point) == 2 for point in value):
+        value = [*value[0], *value[1]]
+    if len(value) not in (4, 5):
+        return None, False
+    numbers = [n for v in value if (n := _number(v)) is not None]
+    if len(numbers) != len(value) or (len(numbers) == 5 and not 0 <= numbers.pop() <= 1):
+        return None, False
+    x1, y1, x2, y2 = numbers
+    return (x1, y1, x2, y2), taught and not any(isinstance(v, str) for v in value)
 
 
-def _box(numbers: object, extent: tuple[float, float], label: str) -> Box | None:
-    """None if these are not four finite numbers, or if the image holds no point of the box."""
-    if not (isinstance(numbers, list) and _four_numbers(numbers)):
+def _number(value: object) -> float | None:
+    """A finite number, also one in a string; None for anything else."""
+    if isinstance(value, str) and re.fullmatch(_NUMBER, value) is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        fractions = [float(n) / side for n, side in zip(numbers, (*extent, *extent), strict=True)]
-    except OverflowError:
+        number = float(value)
+    except (OverflowError, ValueError):
         return None
+    return number if math.isfinite(number) else None
+
+
+def _boxes(written: Sequence[tuple[Numbers, str]], extent: tuple[float, float]) -> list[Box | None]:
+    """The boxes of one answer; None for each that is not in the image."""
+    numbers = [n for four, _ in written for n in four]
+    if all(0 <= n <= 1 for n in numbers) and not all(n in (0, 1) for n in numbers):
+        extent = (1, 1)
+    return [_box(four, extent, label) for four, label in written]
+
+
+def _box(numbers: Numbers, extent: tuple[float, float], label: str) -> Box | None:
+    """None if these are not finite, or if the image holds no more of the box than its origin."""
+    fractions = [n / side for n, side in zip(numbers, (*extent, *extent), strict=True)]
     if not all(math.isfinite(f) for f in fractions):
         return None
     x1, x2 = sorted(fractions[::2])
     y1, y2 = sorted(fractions[1::2])
-    if max(x1, y1) > 1 or min(x2, y2) < 0:
+    if max(x1, y1) > 1 or min(x2, y2) < 0 or max(x2, y2) == 0:
         return None
     return Box(max(0.0, x1), max(0.0, y1), min(1.0, x2), min(1.0, y2), label)
 
 
-def _unique(boxes: Iterable[Box]) -> tuple[Box, ...]:
+def _unique(boxes: Iterable[Box | None]) -> tuple[Box, ...]:
     """Every place once, under its first label."""
     places: dict[tuple[float, ...], Box] = {}
-    for box in boxes:
+    for box in filter(None, boxes):
         places.setdefault((box.x1, box.y1, box.x2, box.y2), box)
     return tuple(places.values())

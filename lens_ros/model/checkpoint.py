@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ from lens_ros.model.segmenters import Sam2Segmenter
 from lens_ros.model.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
-TIED = "reasoner.lm_head.weight"  # shares memory with the embedding; rebuilt by tying
+_HEAD = "reasoner.lm_head.weight"
+_EMBEDDING = "reasoner.model.language_model.embed_tokens.weight"
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -59,6 +60,19 @@ def _model_folders() -> list[Path]:
     return [package.parent / "models", package / "models", *shares]
 
 
+def is_tied(model: LensModel) -> bool:
+    """Return whether the output head is the embedding: in Qwen2.5-VL 3B and lens-nano, not in 7B to 72B."""
+    return bool(model.reasoner.config.tie_word_embeddings)
+
+
+def without_tied_head(tensors: Mapping[str, torch.Tensor], model: LensModel) -> dict[str, torch.Tensor]:
+    """Return ``tensors``, named as in ``model.state_dict()``, without the head where it is tied.
+
+    Files do not hold a tied head: loading makes it of the embedding. A head that is not tied stays.
+    """
+    return {name: t for name, t in tensors.items() if name != _HEAD or not is_tied(model)}
+
+
 def save_model(
     model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, dtype: torch.dtype
 ) -> None:
@@ -66,7 +80,8 @@ def save_model(
 
     Raises:
         CheckpointError: the model does not hold its full weights, as with a compiled segmenter or a
-            quantised language model; nothing was written.
+            quantised language model, or its head differs from the embedding although its configuration ties
+            them; nothing was written.
     """
     with torch.device("meta"):
         expected = LensModel(model.config).state_dict()
@@ -77,13 +92,17 @@ def save_model(
             f"this model does not hold its full weights ({first_few(absent)}): save one that was loaded with "
             "backend 'torch' and without quantisation"
         )
+    if is_tied(model) and not _equal(held[_HEAD], held[_EMBEDDING]):
+        raise CheckpointError(
+            f"{_HEAD} differs from the embedding, although the model's configuration ties them: set "
+            "tie_word_embeddings to false in config.reasoner and in its text_config, or tie the weights"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save(folder)
     tokenizer.save_pretrained(folder)
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for name, tensor in held.items()
-        if name != TIED
+        for name, tensor in without_tied_head(held, model).items()
     }
     partial = folder / (WEIGHTS + ".partial")
     save_file(tensors, partial)
@@ -165,13 +184,18 @@ def load_tensors(
 ) -> None:
     """Puts ``tensors``, as ``dtype``, in the place of the model's own; names and shapes must agree exactly.
 
+    A head that is tied to the embedding may be absent; one that is there must be equal to the embedding.
+
     Args:
         apart: names that are left alone.
 
     Raises:
-        CheckpointError: they do not; the message lists the first of each kind.
+        CheckpointError: they do not agree, or a parameter or persistent buffer would keep its initial value;
+            the message lists the first of each kind.
     """
-    expected = {n: t.shape for n, t in model.state_dict().items() if n != TIED and n not in apart}
+    own = {n: t.shape for n, t in model.state_dict().items() if n not in apart}
+    head = tensors.get(_HEAD) if is_tied(model) else None
+    expected = {n: shape for n, shape in own.items() if n != _HEAD or head is not None or not is_tied(model)}
     faults = {
         "missing": [n for n in expected if n not in tensors],
         "unexpected": [n for n in tensors if n not in expected],
@@ -182,6 +206,11 @@ def load_tensors(
         ],
         "not floating-point": [n for n, t in tensors.items() if not t.is_floating_point()],
         "not finite": [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()],
+        "not equal to the embedding, although tie_word_embeddings is true": [
+            _HEAD
+            for embedding in (tensors.get(_EMBEDDING),)
+            if head is not None and embedding is not None and not _equal(head, embedding)
+        ],
     }
     if any(faults.values()):
         told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
@@ -189,10 +218,24 @@ def load_tensors(
             f"{source} does not hold the tensors that its config.json asks for ({told}). "
             "Weights and configuration must come from the same training run."
         )
-    # Strict was done above (only the tied head is absent); assigning holds no second copy in memory.
-    given = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    given = {name: tensor.to(dtype) for name, tensor in without_tied_head(tensors, model).items()}
+    if is_tied(model):
+        given[_HEAD] = given[_EMBEDDING]
+    # Not strict only because of what lies apart; assigning holds no second copy in memory.
     model.load_state_dict(given, strict=False, assign=True)
     model.reasoner.tie_weights()
+    # The weights were not initialised: whatever was not assigned is uninitialised memory.
+    unset = [n for n, t in model.state_dict().items() if n in own and not _is_view_of(t, given.get(n))]
+    if unset:
+        raise CheckpointError(f"{source} leaves {len(unset)} tensors without a value: {first_few(unset)}")
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first is second or (first.dtype == second.dtype and torch.equal(first, second))
+
+
+def _is_view_of(tensor: torch.Tensor, given: torch.Tensor | None) -> bool:
+    return given is not None and tensor.shape == given.shape and tensor.data_ptr() == given.data_ptr()
 
 
 def read_config(folder: Path) -> LensConfig:

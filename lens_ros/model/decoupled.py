@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -32,13 +33,13 @@ def combine(reasoner: Path, sam: Path, *, dtype: torch.dtype = torch.float32) ->
         CheckpointError: one of them is absent, damaged or something else.
         ImportError: ``segment-anything`` is not installed.
     """
-    qwen = _read_reasoner(reasoner, dtype)
-    sizes, tensors = read_sam(sam)
+    sizes, tensors = read_sam(sam)  # first: it takes seconds, the reasoner minutes
     unsound = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if unsound:
         raise CheckpointError(f"{sam} holds values that are not finite in {first_few(unsound)}")
+    qwen = _read_reasoner(reasoner, dtype)
     config = LensConfig(
-        reasoner=qwen.config.to_diff_dict(),
+        reasoner=_reasoner_settings(qwen),
         segmenter=dataclasses.asdict(sizes),
         image_encoder="vit",
         image=ImageConfig(
@@ -57,9 +58,25 @@ def combine(reasoner: Path, sam: Path, *, dtype: torch.dtype = torch.float32) ->
     )
     with no_init_weights():  # every one of them is replaced
         model = LensModel(config)
+    for part in (qwen.config, qwen.config.text_config):
+        part.tie_word_embeddings = config.reasoner["tie_word_embeddings"]
     model.reasoner = qwen
     model.segmenter.sam.load_state_dict({n: t.to(dtype) for n, t in tensors.items()}, assign=True)
     return model.eval()
+
+
+def _reasoner_settings(qwen: Qwen2_5_VLForConditionalGeneration) -> dict[str, Any]:
+    """Return the configuration of a Qwen2.5-VL; whether its head is tied is what its file says.
+
+    A file may bring a head that differs from the embedding although its ``config.json`` ties them. Such a
+    head was trained, or it would be equal. transformers keeps both, and so does the model that is written.
+    """
+    tied = qwen.lm_head.weight.data_ptr() == qwen.get_input_embeddings().weight.data_ptr()
+    settings: dict[str, Any] = qwen.config.to_diff_dict()
+    # transformers ties where either says so.
+    settings["tie_word_embeddings"] = tied
+    settings["text_config"] = {**settings.get("text_config", {}), "tie_word_embeddings": tied}
+    return settings
 
 
 def _read_reasoner(folder: Path, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:

@@ -71,7 +71,7 @@ def quantized_file(folder: Path, scheme: Scheme) -> Path:
 
 def linear_weights(model: LensModel) -> list[str]:
     """Names of the weights that are quantised: of every Linear in the language model's layers. The language
-    head (tied to the embedding), vision tower, context module and segmenter are left as they are."""
+    head (tied to the embedding or not), vision tower, context module and segmenter are left as they are."""
     return [
         f"reasoner.model.language_model.layers.{name}.weight"
         for name, module in model.language_model.layers.named_modules()

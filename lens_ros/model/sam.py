@@ -239,7 +239,7 @@ def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
         reason = f"its {size} bytes are damaged, of another format or Python objects, which are never loaded"
         raise _refusal(source, reason) from error
     if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise _refusal(source, "it holds something else than tensors by name")
+        raise _refusal(source, f"it holds something else than tensors by name: {_contents(tensors)}")
     sizes = sam_sizes(tensors, source)
     with torch.device("meta"):
         expected = {name: t.shape for name, t in SamSegmenter(sizes).sam.state_dict().items()}
@@ -253,6 +253,21 @@ def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
         told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
         raise _refusal(source, told)
     return sizes, tensors
+
+
+def _contents(found: object) -> str:
+    """What a file holds instead of tensors by name, its keys above all."""
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    told = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            told.append(
+                f"{key!r} (a dictionary with the keys {first_few([repr(k) for k in [*value][:3]])}, ...)"
+            )
+        else:
+            told.append(f"{key!r} (a {type(value).__name__})")
+    return first_few(told)
 
 
 def _float32(part: nn.Module) -> dict[str, torch.Tensor]:

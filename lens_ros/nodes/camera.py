@@ -67,6 +67,7 @@ class CameraNode(Node):
         self._infos = self._publisher(CameraInfo, "camera_info")
         self._stamps: OrderedDict[tuple[int, int], Time] = OrderedDict()
         self._complaints = Throttle(5.0)
+        self._tones = conversions.Tones(self.get_logger().info)
         self._stopping = threading.Event()
         self.finished: Future = Future()
         self._thread = threading.Thread(target=self._run, name="playing", daemon=True)
@@ -157,13 +158,14 @@ class CameraNode(Node):
             if self._compressed.get_subscription_count():
                 self._compressed.publish(content)
             if self._images.get_subscription_count():
-                rgb = conversions.compressed_to_rgb(content)
+                rgb = conversions.compressed_to_rgb(content, self._tones)
                 self._images.publish(conversions.rgb_to_image(rgb, content.header))
         else:
             if self._images.get_subscription_count():
                 self._images.publish(content)
             if self._compressed.get_subscription_count():
-                self._publish_jpeg(conversions.image_to_rgb(content), content.header)
+                rgb = conversions.image_to_rgb(content, self._tones)
+                self._publish_jpeg(rgb, content.header)
 
     def _publish_picture(self, rgb: np.ndarray, header: Header) -> None:
         if self._images.get_subscription_count():

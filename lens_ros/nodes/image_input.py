@@ -184,9 +184,12 @@ def check(message: ImageMessage) -> None:
         conversions.check_image(message)
 
 
-def decode(message: ImageMessage) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises `ConversionError`, or `ImageError` for a size that the model cannot use."""
+def decode(message: ImageMessage, tones: conversions.Tones | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; for `tones` see `conversions.image_to_rgb`.
+
+    Raises `ConversionError`, or `ImageError` for a size that the model cannot use.
+    """
     convert = (
         conversions.compressed_to_rgb if isinstance(message, CompressedImage) else conversions.image_to_rgb
     )
-    return as_rgb(convert(message))
+    return as_rgb(convert(message, tones))

@@ -96,6 +96,8 @@ def load_failure(error: Exception, settings: PerceptionParameters) -> str:
         return f"{error}; then configure the node again"
     if type(error).__name__ == "CheckpointError":
         return f"{error} (parameter model: '{settings.model}'); then configure the node again"
+    if type(error).__name__ == "DeviceError":
+        return f"{error} (parameter device: '{settings.device}'); then configure the node again"
     if isinstance(error, ImportError):
         return (
             f"{error}; expected the packages of requirements/robot.txt in {sys.executable}: install them "

@@ -41,7 +41,7 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from lens_ros.memory import enough_memory, give_back, is_out_of_memory
-from lens_ros.nodes import lifetime, loading, parameters
+from lens_ros.nodes import conversions, lifetime, loading, parameters
 from lens_ros.nodes.answers import AnswerPublisher
 from lens_ros.nodes.camera_info import CameraInfoInput
 from lens_ros.nodes.diagnostics import Diagnostics, Situation
@@ -191,7 +191,7 @@ class PerceptionNode(LifecycleNode):
         self._answers.begin()
         self._worker = InferenceWorker(
             self._infer,
-            decode,
+            functools.partial(decode, tones=conversions.Tones(self.get_logger().info)),
             self._answers,
             fresh=self._images.fresh,
             # Asked at each token: all settings would take longer than this one.

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import cv2
 import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from lens_ros.inputs import ImageError, printable, read_picture
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -105,15 +106,16 @@ class PictureSource:
         """See `Source`; raises `SourceError` when not one of the pictures can be read."""
         readable = 0
         for number, path in enumerate(self._paths):
-            bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if bgr is None:
-                yield f"{path} cannot be read as a picture; it is left out"
+            try:
+                rgb = read_picture(path)
+            except ImageError as error:
+                yield f"{printable(path)} cannot be read as a picture ({error}); it is left out"
                 continue
             readable += 1
-            yield Shot(number * self._interval, "color", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+            yield Shot(number * self._interval, "color", rgb)
         if not readable:
             raise SourceError(
-                f"none of the {len(self._paths)} picture(s) can be read; replace {self._paths[0]}"
+                f"none of the {len(self._paths)} picture(s) can be read; replace {printable(self._paths[0])}"
             )
 
 

@@ -65,13 +65,29 @@ def corners_in_order(box: Numbers) -> Numbers:
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
-def places(written: Sequence[Numbers], limits: Extent) -> list[Numbers]:
-    """What boxes of these numbers must be read as, said once more."""
+def limits_of(written: Sequence[Numbers], limits: Extent) -> Extent:
+    """What the numbers of one answer count up to: 1 where all are shares, and some not 0 or 1."""
+    there = [n for box in written if any(box) for n in box]
+    shares = all(0 <= n <= 1 for n in there) and any(0 < n < 1 for n in there)
+    return (1.0, 1.0) if shares else limits
+
+
+def places(written: Sequence[Numbers], limits: Extent, *, prose: bool = False) -> list[Numbers]:
+    """What boxes of these numbers must be read as, said once more.
+
+    Args:
+        prose: within other text, where a box of the image's size is no target.
+    """
     found: list[Numbers] = []
+    if prose:
+        written = [box for box in written if box != (0, 0, *limits)]
+    limits = limits_of(written, limits)
     for box in written:
+        if not any(box):  # says that there is nothing
+            continue
         pairs = zip(corners_in_order(box), (*limits, *limits), strict=True)
         left, top, right, bottom = (corner / side for corner, side in pairs)
-        if right < 0 or bottom < 0 or left > 1 or top > 1:
+        if right < 0 or bottom < 0 or left > 1 or top > 1 or max(right, bottom) == 0:
             continue
         seen = (max(left, 0), max(top, 0), min(right, 1), min(bottom, 1))
         if seen not in found:
@@ -105,7 +121,9 @@ def test_any_json_in_the_answer_is_survived(value: object) -> None:
     assert_proper(tagged.boxes)
     if tagged.well_formed:
         assert isinstance(value, list | dict)
-        assert bool(tagged.boxes) == bool(value)
+        entries = [value] if isinstance(value, dict) or 0 in value else value
+        zeros = [e.get("bbox_2d") if isinstance(e, dict) else e for e in entries] if value else []
+        assert bool(tagged.boxes) == any(zero != [0, 0, 0, 0] for zero in zeros)
     plain = parse_answer(json.dumps(value), (224, 224))
     assert (plain.boxes, plain.well_formed) == (tagged.boxes, tagged.well_formed)
 
@@ -185,7 +203,8 @@ def test_every_json_notation_gives_the_same_boxes(form: str, boxes: list[Numbers
         read = parse_answer(text, limits)
         assert [place(box) for box in read.boxes] == expected
         # A box outside of the image is not proper; one that comes twice is.
-        assert read.well_formed == all(places([box], limits) for box in boxes)
+        extent_of_all = limits_of(boxes, limits)
+        assert read.well_formed == all(places([box], extent_of_all) or not any(box) for box in boxes)
     for text in (f"Here: {fenced(said)}", thought(f"Here: {fenced(said)}"), f"<answer>{said}</answer>"):
         read = parse_answer(text, limits)
         assert [place(box) for box in read.boxes] == expected
@@ -198,7 +217,7 @@ def test_every_other_notation_gives_the_same_boxes(form: str, boxes: list[Number
     said = WORD_FORMS[form](boxes)
     for text in (said, thought(said)):
         read = parse_answer(text, limits)
-        assert [place(box) for box in read.boxes] == places(boxes, limits)
+        assert [place(box) for box in read.boxes] == places(boxes, limits, prose=True)
         assert not read.well_formed
 
 
@@ -208,7 +227,7 @@ def test_a_single_box_needs_no_list(box: Numbers, limits: Extent, key: str) -> N
         for text in (said, fenced(said), thought(said), thought(fenced(said))):
             read = parse_answer(text, limits)
             assert [place(found) for found in read.boxes] == places([box], limits)
-            assert read.well_formed == bool(read.boxes)
+            assert read.well_formed == (bool(read.boxes) or not any(box))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +307,6 @@ def test_the_answer_is_told_from_the_thinking_in_broken_forms_too(text: str, rat
         "<think>a</think><answer>[[]]</answer>",
         "<think>a</think><answer>[[1,2,3]]</answer>",
         "<think>a</think><answer>[true,false,true,false]</answer>",
-        '<think>a</think><answer>[{"bbox_2d":["1","2","3","4"]}]</answer>',
         "<think>a</think><answer>[-Infinity,-1e999,Infinity,1e999]</answer>",
         "<think>a</think><answer>[0,NaN,50,50]</answer>",
         "<think>a</think><answer>```[]``` ```[]```</answer>",
@@ -334,3 +352,155 @@ def test_a_target_named_twice_is_one_target_under_its_first_name() -> None:
 def test_tidy_reads_like_a_sentence() -> None:
     said = "<think> red cup ( 12 34 ) ; so the\ncup \n . </think><|im_end|>"
     assert tidy(said) == "red cup (12 34); so the cup."
+
+
+pixel = st.integers(0, 1000) | st.integers(0, 10_000).map(lambda n: n / 10)
+pixels = st.tuples(pixel, pixel, pixel, pixel).filter(any)
+RARE_JSON = {
+    "strings": lambda b: [str(n) for n in b],
+    "one string": lambda b: ", ".join(map(str, b)),
+    "corner pairs": lambda b: [[b[0], b[1]], [b[2], b[3]]],
+    "corner pairs of strings": lambda b: [[str(b[0]), str(b[1])], [str(b[2]), str(b[3])]],
+    "names": lambda b: dict(zip(("x1", "y1", "x2", "y2"), b, strict=True)),
+    "names of strings": lambda b: dict(zip(("x1", "y1", "x2", "y2"), map(str, b), strict=True)),
+    "other names": lambda b: dict(zip(("xmin", "ymin", "xmax", "ymax"), b, strict=True)),
+    "score": lambda b: [*b, 0.93],
+    "whole score": lambda b: [*b, 1],
+}
+
+
+@pytest.mark.parametrize("form", RARE_JSON)
+@given(boxes=st.lists(pixels, min_size=1, max_size=4), limits=extents)
+def test_rare_forms_of_json_are_read(form: str, boxes: list[Numbers], limits: Extent) -> None:
+    forms = [RARE_JSON[form](box) for box in boxes]
+    expected = places(boxes, limits)
+    said = [json.dumps([{"bbox_2d": box, "label": "it"} for box in forms]), *([json.dumps(forms)])]
+    if form == "one string":
+        said.pop()
+    if len(forms) == 1:
+        said.append(json.dumps(forms[0] if form != "one string" else {"bbox": forms[0]}))
+    for text in said:
+        for around in (text, fenced(text), thought(text), f"Here: {fenced(text)}"):
+            read = parse_answer(around, limits)
+            assert [place(box) for box in read.boxes] == expected
+            assert not read.well_formed
+    assert {box.label for box in parse_answer(said[0], limits).boxes} <= {"it"}
+
+
+RARE_WORDS = {
+    "to": joined("({},{}) to ({},{})"),
+    "from to": joined("from ({}, {}) to ({}, {})", "; "),
+    "hyphen": joined("({},{})-({},{})"),
+    "dash": joined("({}, {}) \u2013 ({}, {})"),
+    "arrow": joined("({}, {}) -> ({}, {})"),
+    "points in brackets": joined("[{}, {}], [{}, {}]"),
+    "corner pairs": joined("[[{}, {}], [{}, {}]]"),
+    "score": joined("[{}, {}, {}, {}, 0.87]"),
+    "score in parentheses": joined("({},{},{},{},0.5)"),
+    "strings": joined('["{}", "{}", "{}", "{}"]'),
+    "single quotes": joined("['{}', '{}', '{}', '{}']"),
+    "names": joined("x1={}, y1={}, x2={}, y2={}", "; "),
+    "python": joined("{{'x1': {}, 'y1': {}, 'x2': {}, 'y2': {}}}"),
+    "cut off": lambda boxes: json.dumps([RARE_JSON["names"](box) for box in boxes], indent=1)[:-1],
+}
+
+
+@pytest.mark.parametrize("form", RARE_WORDS)
+@given(boxes=st.lists(pixels, min_size=1, max_size=4), limits=extents)
+def test_rare_forms_within_text_are_read(form: str, boxes: list[Numbers], limits: Extent) -> None:
+    said = RARE_WORDS[form](boxes)
+    for text in (said, thought(said)):
+        read = parse_answer(text, limits)
+        assert [place(box) for box in read.boxes] == places(boxes, limits, prose=True)
+        assert not read.well_formed
+
+
+share = st.integers(0, 1000).map(lambda n: n / 1000)
+
+
+@given(boxes=st.lists(st.tuples(share, share, share, share), min_size=1, max_size=4), limits=extents)
+def test_shares_of_the_image_are_read_as_such(boxes: list[Numbers], limits: Extent) -> None:
+    boxes = [(0.25, 0.5, 0.75, 1.0), *boxes]  # one that no whole pixels could mean
+    for text in (json.dumps(boxes), joined("[{}, {}, {}, {}]")(boxes), joined("({},{}) to ({},{})")(boxes)):
+        assert [place(box) for box in parse_answer(text, limits).boxes] == places(boxes, (1.0, 1.0))
+
+
+@pytest.mark.parametrize("numbers", ["[0, 0, 1, 1]", "[0, 1, 1, 0]", "[1, 1, 1, 1]"])
+def test_zeros_and_ones_are_pixels(numbers: str) -> None:
+    (box,) = parse_answer(numbers, SQUARE).boxes
+    assert max(place(box)) == 0.01
+
+
+@pytest.mark.parametrize(
+    "zeros", ["[0,0,0,0]", '[{"bbox_2d": [0, 0, 0, 0]}]', "[[0,0,0,0]]", "[0.0, 0, 0, 0]"]
+)
+def test_four_zeros_say_that_there_is_nothing(zeros: str) -> None:
+    for text in (zeros, fenced(zeros), thought(zeros)):
+        read = parse_answer(text, SQUARE)
+        assert read.boxes == () and read.well_formed
+    for text in (f"It is at {zeros}.", zeros.replace("0, 0", '"0", "0"'), "(0,0) to (0,0)"):
+        assert parse_answer(text, SQUARE).boxes == ()
+    assert parse_answer("[[0,0,0,0], [10,20,30,40]]", SQUARE).boxes == (PLACE,)
+
+
+HD = (1280.0, 720.0)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "The image is 1280x720",
+        "The image is 1280 x 720 pixels",
+        "The image is [0, 0, 1280, 720]",
+        "The whole picture, [0, 0, 1280, 720], shows a table",
+        "The image has a size of (0, 0, 1280, 720)",
+        "The image goes from (0, 0) to (1280, 720)",
+        "The image spans (0,0),(1280,720)",
+        "Its resolution is [0, 0, 1276, 716]",
+        "The picture measures [0, 0, 1288, 728]",
+    ],
+)
+def test_the_size_of_the_image_is_no_target(size: str) -> None:
+    assert parse_answer(f"{size}.", HD).boxes == ()
+    assert parse_answer(thought(f"{size}. There is no mug."), HD).boxes == ()
+    for target in (
+        "[128, 144, 384, 288]",
+        "(128, 144, 384, 288)",
+        "(128,144),(384,288)",
+        "(128,144) to (384,288)",
+    ):
+        (box,) = parse_answer(f"{size}. The mug is at {target}.", HD).boxes
+        assert place(box) == place(PLACE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[0, 0, 1280, 720]",
+        "```json\n[[0, 0, 1280, 720]]\n```",
+        "The wall is at [0, 0, 1279, 719] in the image.",
+    ],
+)
+def test_a_target_may_fill_the_image(text: str) -> None:
+    (box,) = parse_answer(text, HD).boxes
+    assert box.x2 > 0.99 and box.y2 > 0.99
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[["a", "b", "c", "d"]]',
+        '[{"bbox_2d": ["1", "2", "3", "x"]}]',
+        "[10, 20, 30, 40, 50]",
+        "[[10, 20], [30, 40], [50, 60]]",
+        "the outline is [10, 20], [30, 40], [50, 60]",
+        '{"x1": 10, "y1": 20, "x2": 30}',
+        "mugs at (10, 20) and (30, 40)",
+        '["1e999", "2", "3", "4"]',
+        '["nan", "2", "3", "4"]',
+        '["1_0", "2", "3", "4"]',
+        "[true, 1, 2, 3]",
+    ],
+)
+def test_what_is_no_box_in_any_form(text: str) -> None:
+    assert parse_answer(text, SQUARE).boxes == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -226,3 +227,32 @@ def test_a_damaged_reasoner_is_named(parts: tuple[Path, Path], tmp_path: Path, d
     damage(qwen)
     with pytest.raises(CheckpointError, match=told):
         combine(qwen, parts[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            {"model": {"image_encoder.trunk.pos_embed": torch.zeros(1)}, "epoch": 3},
+            "'model'.*'image_encoder.trunk",
+        ),
+        ({"state_dict": {"module.x": torch.zeros(1)}}, "'state_dict' .a dictionary with the keys 'module.x'"),
+        (
+            {"vision_encoder.pos_embed": torch.zeros(1)},
+            "no tensor 'image_encoder.pos_embed' among 1: vision_enc",
+        ),
+        ({"epoch": 3, "loss": 0.5}, "'epoch' .a int., 'loss' .a float."),
+        ([torch.zeros(1)], "by name: a list"),
+        (torch.zeros(1), "by name: a Tensor"),
+    ],
+)
+def test_a_sam_of_another_form_is_named_before_the_reasoner_is_read(
+    tmp_path: Path, content: object, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, tmp_path / "sam.pth")
+    nowhere = tmp_path / "no qwen"
+    assert main(["combine", str(nowhere), str(tmp_path / "sam.pth"), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(told, error) and error.count("\n") == 1
+    with pytest.raises(CheckpointError, match=told):
+        combine(nowhere, tmp_path / "sam.pth")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import array
+import os
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
@@ -16,6 +18,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from lens_ros.inputs import as_rgb
 from lens_ros.nodes import conversions
 from lens_ros.nodes.sources import Shot, Source, SourceError, open_source
 
@@ -106,6 +109,19 @@ def test_pictures_are_played_in_order_at_the_given_rate(pictures):
     source = open_source(pictures, frame_rate_hz=4.0)
     assert [shot.at for shot in shots(source)] == [0.0, 0.25, 0.5]
     assert source.duration == 0.75
+
+
+def test_pictures_of_a_folder_are_read_as_those_of_the_api(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    scene = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    PIL.Image.fromarray(np.rot90(scene).copy()).save(tmp_path / "a.png", exif=exif)
+    PIL.Image.fromarray(scene[..., 0].astype(np.uint16) << 4).save(tmp_path / "b.png")
+    PIL.Image.fromarray(np.dstack([scene, scene[..., :1]])).save(tmp_path / os.fsdecode(b"c\xfc.png"))
+    played = shots(open_source(tmp_path))
+    np.testing.assert_array_equal(played[0].content, scene)
+    for shot, path in zip(played, sorted(tmp_path.iterdir()), strict=True):
+        np.testing.assert_array_equal(shot.content, as_rgb(path))
 
 
 def test_unreadable_pictures_are_left_out(tmp_path):

@@ -6,12 +6,14 @@ import threading
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 import rclpy
 from action_msgs.msg import GoalInfo
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 from ros_graph import TIMEOUT
+from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
 from lens_ros.nodes.client import (
@@ -43,6 +45,25 @@ def wait(graph):
         return future.result()
 
     return wait
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "told"),
+    [
+        ("no/such.png", "the mug", "no such file"),
+        (RGB[..., 0], "the mug", r"got uint8 \(64, 96\)"),
+        (RGB / 255, "the mug", "got float64"),
+        (PIL.Image.new("RGB", (4, 4)), "the mug", "4x4 pixels"),
+        (CompressedImage(), "the mug", "got CompressedImage"),
+        (RGB, "the gr\udcfcn mug", "not UTF-8"),
+        (RGB, None, "not UTF-8 text"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(client, image, text, told):
+    with pytest.raises(LensError, match=told):
+        client.segment(image, text)
+    with pytest.raises(LensError, match=told):
+        client.ask(text, image=image)
 
 
 def test_one_image_and_one_instruction(make_node, client, wait, conversation):

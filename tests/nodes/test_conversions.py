@@ -22,10 +22,15 @@ from lens_ros.nodes.conversions import ConversionError
 ORDERS = {
     "rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0),
     "8UC3": (2, 1, 0), "8UC4": (2, 1, 0), "mono8": (0, 0, 0), "8UC1": (0, 0, 0), "mono16": (0, 0, 0),
+    "16UC3": (2, 1, 0), "16UC4": (2, 1, 0),
     "rgb16": (0, 1, 2), "bgr16": (2, 1, 0), "rgba16": (0, 1, 2), "bgra16": (2, 1, 0),
 }  # fmt: skip
-CHANNELS = {name: 4 if "a" in name or name == "8UC4" else max(order) + 1 for name, order in ORDERS.items()}
-BAYER = {"bayer_rggb8": "RGGB", "bayer_bggr8": "BGGR", "bayer_gbrg8": "GBRG", "bayer_grbg8": "GRBG"}
+CHANNELS = {
+    name: 4 if "a" in name or name.endswith("UC4") else max(order) + 1 for name, order in ORDERS.items()
+}
+BAYER = {
+    f"bayer_{order.lower()}{bits}": order for order in ("RGGB", "BGGR", "GBRG", "GRBG") for bits in (8, 16)
+}
 
 
 def raw_image(
@@ -57,7 +62,7 @@ def raw_image(
 @st.composite
 def stored_images(draw):
     encoding = draw(st.sampled_from(sorted(ORDERS)))
-    dtype = np.uint16 if encoding.endswith("16") else np.uint8
+    dtype = np.uint16 if "16" in encoding else np.uint8
     shape = (draw(st.integers(1, 9)), draw(st.integers(1, 9)), CHANNELS[encoding])
     return encoding, draw(arrays(dtype, shape))
 
@@ -70,7 +75,10 @@ def test_every_channel_order_padding_and_byte_order(stored, padding, big_endian,
     rgb = conversions.image_to_rgb(message)
     expected = pixels[:, :, ORDERS[encoding]]
     if pixels.dtype == np.uint16:
-        expected = (expected >> 8).astype(np.uint8)
+        bits = max(8, 2 * -(-int(pixels[:, :, :3].max()).bit_length() // 2))
+        if int(pixels[:, :, :3].max()) > 255 and (pixels[:, :, :3] % 257 == 0).all():
+            bits = 16
+        expected = (expected >> (bits - 8)).astype(np.uint8)
     assert rgb.dtype == np.uint8
     np.testing.assert_array_equal(rgb, expected)
 
@@ -99,9 +107,113 @@ def test_yuv_follows_bt601(encoding, luma, u, v, padding):
 def test_bayer_patterns_keep_colors_apart(encoding):
     color = {"R": 200, "G": 120, "B": 30}
     tile = np.array([color[letter] for letter in BAYER[encoding]], np.uint8).reshape(2, 2)
+    if encoding.endswith("16"):
+        tile = tile.astype(np.uint16) << 8
     rgb = conversions.image_to_rgb(raw_image(np.tile(tile, (6, 8))[:, :, None], encoding, padding=3))
     assert rgb.shape == (12, 16, 3)
     np.testing.assert_array_equal(rgb[2:-2, 2:-2], np.broadcast_to([200, 120, 30], (8, 12, 3)))
+
+
+def semi_planar(encoding, luma, u, v, *, padding=0):
+    """An image message of a luma plane and chroma planes of the same or of half the size."""
+    pair = (v, u) if encoding == "nv21" else (u, v)
+    chroma = np.stack(pair, axis=2).reshape(len(u), -1)
+    if encoding == "nv24":  # a row of chroma is twice as long as one of luma
+        rows = [*np.pad(luma, ((0, 0), (0, padding))), *np.pad(chroma, ((0, 0), (0, 2 * padding)))]
+    else:
+        rows = np.pad(np.vstack([luma, chroma]), ((0, 0), (0, padding)))
+    data = b"".join(row.tobytes() for row in rows)
+    height, width = luma.shape
+    return Image(
+        height=height, width=width, encoding=encoding, step=width + padding, data=array.array("B", data)
+    )
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24"])
+@given(
+    luma=arrays(np.uint8, (4, 6), elements=st.integers(16, 235)),
+    chroma=arrays(np.uint8, (2, 4, 6), elements=st.integers(90, 160)),
+    padding=st.integers(0, 7),
+)
+@settings(deadline=None, max_examples=30)
+def test_semi_planar_yuv_follows_bt601(encoding, luma, chroma, padding):
+    u, v = chroma.astype(float)
+    if encoding != "nv24":
+        chroma = chroma[:, ::2, ::2]
+        u, v = chroma.repeat(2, axis=1).repeat(2, axis=2).astype(float)
+    message = semi_planar(encoding, luma, *chroma, padding=padding)
+    y = 1.164 * (luma.astype(float) - 16)
+    expected = np.stack(
+        (y + 1.596 * (v - 128), y - 0.813 * (v - 128) - 0.392 * (u - 128), y + 2.017 * (u - 128)), axis=2
+    ).clip(0, 255)
+    rgb = conversions.image_to_rgb(message)
+    np.testing.assert_allclose(rgb, expected, atol=2)
+    if not padding:  # some drivers count both planes
+        message.step = message.step * 3 if encoding == "nv24" else message.step * 3 // 2
+        np.testing.assert_array_equal(conversions.image_to_rgb(message), rgb)
+    message.data = message.data[: luma.size + 1]
+    with pytest.raises(ConversionError, match="bytes of data; expected"):
+        conversions.image_to_rgb(message)
+
+
+MONO = ["mono16", "rgb16", "bgr16", "rgba16", "16UC3", *(name for name in BAYER if name.endswith("16"))]
+
+
+@pytest.mark.parametrize("encoding", MONO)
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_all_depths_look_the_same(encoding, bits, big_endian):
+    tones = np.random.default_rng(0).integers(0, 256, (8, 10, CHANNELS.get(encoding, 1)), np.uint16)
+    tones[0, 0] = 255
+    values = tones << (bits - 8)
+    if encoding == "rgba16":
+        values[..., 3] = 65535  # alpha tells nothing about the bits of the colors
+    eight = {"16UC3": "8UC3"}.get(encoding, encoding.replace("16", "8"))
+    expected = conversions.image_to_rgb(raw_image(tones.astype(np.uint8), eight))
+    rgb = conversions.image_to_rgb(raw_image(values, encoding, big_endian=big_endian))
+    np.testing.assert_array_equal(rgb, expected)
+
+
+@given(
+    frames=st.lists(
+        st.tuples(st.sampled_from([8, 10, 12, 14, 16]), st.integers(1, 255)), min_size=1, max_size=8
+    ),
+    png=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_brightness_does_not_flicker(frames, png):
+    """The scale changes only when more bits are seen than ever before, which is told."""
+    told = []
+    tones = conversions.Tones(told.append)
+    most, lines = 0, 0
+    for bits, level in frames:
+        values = np.full((2, 3, 1), level << (bits - 8), np.uint16)
+        values[0, 0] = 1
+        if png:
+            _, file = cv2.imencode(".png", values)
+            message = CompressedImage(format="mono16; png compressed", data=array.array("B", file.tobytes()))
+            rgb = conversions.compressed_to_rgb(message, tones)
+        else:
+            rgb = conversions.image_to_rgb(raw_image(values, "mono16"), tones)
+        used = max(8, 2 * -(-int(values.max()).bit_length() // 2))
+        lines += used > most and (most > 0 or used < 16)
+        most = max(most, used)
+        assert (rgb[1] == values[1] >> (most - 8)).all()
+    assert len(told) == lines
+    assert all("of 16 bits" in text for text in told)
+
+
+def test_cameras_do_not_disturb_each_other():
+    tones = conversions.Tones()
+    bright, dark = (np.full((2, 2, 1), level, np.uint16) for level in (65000, 1000))
+    for frame, values, expected in (("left", bright, 253), ("right", dark, 250), ("left", dark, 3)):
+        message = raw_image(values, "mono16")
+        message.header.frame_id = frame
+        assert (conversions.image_to_rgb(message, tones) == expected).all()
+    for number in range(200):  # nor fill the memory
+        message.header.frame_id = str(number)
+        conversions.image_to_rgb(message, tones)
+    assert len(tones._bits) <= 64
 
 
 def image(**changes) -> Image:
@@ -128,6 +240,14 @@ def image(**changes) -> Image:
         (image(width=100_000, height=100_000, step=300_000), "size", ["at most 67108864 pixels"]),
         (image(encoding="uyvy", width=3), "size", ["even width"]),
         (image(encoding="bayer_rggb8", height=1), "size", ["at least 2 x 2"]),
+        (image(encoding="bayer_rggb16", height=1), "size", ["at least 2 x 2"]),
+        (image(encoding="nv12", width=3), "size", ["even width"]),
+        (image(encoding="nv21"), "size", ["even height"]),
+        (
+            image(encoding="nv24", step=4, data=array.array("B", bytes(35))),
+            "data",
+            ["35 bytes", "expected 36"],
+        ),
     ],
 )
 def test_bad_images_are_explained(message, kind, said):

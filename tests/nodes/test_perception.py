@@ -19,6 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
 from lens_ros import lens
+from lens_ros.inputs import DeviceError
 from lens_ros.nodes import conversions, image_input, loading
 from lens_ros.nodes.answers import DELIVERY_S
 from lens_ros.nodes.executor import CallbackExecutor
@@ -322,6 +323,10 @@ def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation
         (
             RuntimeError("no CUDA device"),
             "does not load on device 'cpu': RuntimeError: no CUDA device; correct",
+        ),
+        (
+            DeviceError("the device 'gpu' is not available here; expected one of cpu"),
+            "expected one of cpu (parameter device: 'cpu'); then configure the node again",
         ),
     ],
 )

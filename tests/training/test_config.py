@@ -16,6 +16,7 @@ from training.config import (
     save_config,
 )
 from training.lora import LoraConfig
+from training.reinforce import main as reinforce
 from training.rewards import RewardWeights
 
 KINDS = {"align": AlignConfig, "reinforce": ReinforceConfig}
@@ -82,6 +83,62 @@ def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
 def test_bad_configuration_is_named(tmp_path: Path, override: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         load(tmp_path, override, text="steps: 5\n")
+
+
+COUNTS = {
+    SuperviseConfig: ("images", "expressions", "segmenter_images", "box_prompts"),
+    AlignConfig: ("images", "lora.rank", "lora.alpha"),
+    ReinforceConfig: ("prompts", "oversample", "max_new_tokens", "lora.rank", "lora.alpha", "group"),
+}
+AMOUNTS = {
+    SuperviseConfig: ("language_from", "full_from", "unknown_from", "adam_lr", "muon_lr", "weight_decay",
+                      "dense_weight"),
+    AlignConfig: ("lr", "weight_decay"),
+    ReinforceConfig: ("beta", "grpo_weight", "segment_weight", "lr", "weight_decay", "sampling.temperature",
+                      "sampling.top_k", "rewards.format", "rewards.box", "rewards.segment"),
+}  # fmt: skip
+MIX = tuple(f"mix.{name}" for name in ("simple", "hard", "all_of", "none", "fast", "unknown_words"))
+SHARES = {
+    SuperviseConfig: ("simple_share", "all_share", "none_share", "hard_share", "fast_share", "unknown_words"),
+    AlignConfig: MIX,
+    ReinforceConfig: (*MIX, "sampling.top_p"),
+}
+IMPOSSIBLE = [
+    *((kind, name, value) for kind, names in COUNTS.items() for name in names for value in ("0", "-3")),
+    *((kind, name, "-1") for kind, names in AMOUNTS.items() for name in names),
+    *((kind, name, value) for kind, names in SHARES.items() for name in names for value in ("-0.1", "1.5")),
+    *(
+        (kind, name, value)
+        for kind in COUNTS
+        for name in (*SHARES[kind], "clip_norm")
+        for value in (".nan", ".inf")
+    ),
+    (ReinforceConfig, "group", "1"),
+    (ReinforceConfig, "sampling.top_p", "0"),
+    (SuperviseConfig, "segmenter_images", "17"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), IMPOSSIBLE)
+def test_impossible_numbers_are_named_by_their_field(
+    tmp_path: Path, kind: type[RunConfig], name: str, value: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("data: d\nout: o\n")
+    with pytest.raises(ValueError, match=f"field '{name}' .*, got "):
+        load_config(kind, path, [f"{name}={value}"])
+
+
+@pytest.mark.parametrize("override", ["group=1", "group=0", "prompts=0", "sampling.top_p=0"])
+def test_they_are_named_before_anything_is_loaded(
+    tmp_path: Path, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data: {tmp_path / 'no data'}\nout: {tmp_path / 'out'}\nstart_from: no-such-model\n")
+    assert reinforce([str(path), override]) == 2
+    error = capsys.readouterr().err
+    assert f"field '{override.partition('=')[0]}'" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path) -> None:

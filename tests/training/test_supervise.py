@@ -12,7 +12,7 @@ import yaml
 from forked import run_module
 from safetensors.torch import load_file
 
-from lens_ros.model.checkpoint import TIED, load_model, load_tensors, save_model
+from lens_ros.model.checkpoint import load_model, load_tensors, save_model, without_tied_head
 from lens_ros.model.network import LensModel
 from lens_ros.model.tokenizer import build_tokenizer
 from lens_ros.simulation.expressions import vocabulary
@@ -80,7 +80,7 @@ def test_a_run_can_start_from_a_model_that_knows_fewer_words(
     fewer = build_tokenizer(words)
     kept = [tokenizer.get_vocab()[word] for word in sorted(fewer.get_vocab(), key=fewer.get_vocab().get)]
     smaller = LensModel(nano_config(fewer))
-    tensors = {name: t for name, t in model.state_dict().items() if name != TIED}
+    tensors = without_tied_head(model.state_dict(), model)
     embedding = "reasoner.model.language_model.embed_tokens.weight"
     tensors[embedding] = tensors[embedding][kept]
     load_tensors(smaller, tensors, source="here")

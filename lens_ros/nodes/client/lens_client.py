@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import PIL.Image
 from action_msgs.msg import GoalStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
@@ -15,6 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from lens_ros.action import SegmentInstruction
+from lens_ros.inputs import ImageError, as_rgb
 from lens_ros.msg import Segmentation
 from lens_ros.nodes import conversions
 from lens_ros.nodes.client.decoded import Answer
@@ -31,6 +34,7 @@ ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
 # After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
 # keeps it for twice as long (goals.RESULTS_KEPT_S).
 RESULT_AGAIN_S = 7.0
+Picture: TypeAlias = Image | np.ndarray | PIL.Image.Image | str | Path
 KEPT_ANSWERS = 16  # for a slow reader of the topic; the oldest go first. All targets are answered at once
 
 
@@ -126,22 +130,23 @@ class LensClient:
         operation.begin()
         return operation.future
 
-    def segment(
-        self, image: Image | np.ndarray, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S
-    ) -> Future:
+    def segment(self, image: Picture, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Future:
         """An `Answer` about one image, by the service `~/segment`.
 
         Args:
-            image: a message in any encoding that the topic `image` accepts, or (H, W, 3) uint8 RGB.
+            image: a message in any encoding that the topic `image` accepts, (H, W, 3) uint8 RGB, a PIL image,
+                or the path of a picture.
+
+        Raises `LensError` for an image or a text that cannot be sent.
         """
-        request = Segment.Request(image=_as_message(image), instruction=instruction)
+        request = Segment.Request(image=_as_message(image), instruction=_as_text(instruction))
         return self._call(self._segment, request, timeout_s, lambda r: Answer.decoded(r.segmentation))
 
     def ask(
         self,
         instruction: str,
         *,
-        image: Image | np.ndarray | None = None,
+        image: Picture | None = None,
         on_feedback: Callable[[SegmentInstruction.Feedback], None] | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Question:
@@ -153,7 +158,7 @@ class LensClient:
                 If it raises, the goal is cancelled and the question fails with that error.
             timeout_s: after which the goal is cancelled.
         """
-        goal = SegmentInstruction.Goal(instruction=instruction, use_latest_image=image is None)
+        goal = SegmentInstruction.Goal(instruction=_as_text(instruction), use_latest_image=image is None)
         if image is not None:
             goal.image = _as_message(image)
 
@@ -202,11 +207,11 @@ class LensClient:
 
     def set_instruction(self, instruction: str) -> Future:
         """The id (from 1) of the instruction, which replaces all that were active."""
-        return self._instruct(SetInstruction.Request.SET, instruction=instruction)
+        return self._instruct(SetInstruction.Request.SET, instruction=_as_text(instruction))
 
     def add(self, instruction: str) -> Future:
         """The id of the instruction, which becomes active beside the others."""
-        return self._instruct(SetInstruction.Request.ADD, instruction=instruction)
+        return self._instruct(SetInstruction.Request.ADD, instruction=_as_text(instruction))
 
     def remove(self, target_id: int) -> Future:
         """The id of the instruction that ended; `LensRefusedError` when none has it."""
@@ -307,7 +312,19 @@ def beside(node_name: str, topic: str) -> str:
     return f"{space}{slash}{topic}"
 
 
-def _as_message(image: Image | np.ndarray) -> Image:
+def _as_message(image: Picture) -> Image:
     if isinstance(image, Image):
         return image
-    return conversions.rgb_to_image(image, Header())
+    try:
+        return conversions.rgb_to_image(as_rgb(image), Header())
+    except ImageError as error:
+        raise LensError(str(error)) from error
+
+
+def _as_text(instruction: str) -> str:
+    """The instruction, if a message can hold it; what it says is for the node to judge."""
+    try:
+        instruction.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise LensError(f"the instruction {instruction!a} is not UTF-8 text") from error
+    return instruction

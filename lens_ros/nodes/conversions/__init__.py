@@ -26,12 +26,14 @@ from lens_ros.nodes.conversions.masks import (
 )
 from lens_ros.nodes.conversions.rays import check_camera_info, pixels_to_rays
 from lens_ros.nodes.conversions.segmentations import box_to_region, segmentation_to_message
+from lens_ros.nodes.conversions.tones import Tones
 
 __all__ = [
     "COLOR_ENCODINGS",
     "DEPTH_ENCODINGS",
     "MAX_PIXELS",
     "ConversionError",
+    "Tones",
     "box_to_region",
     "check_camera_info",
     "check_compressed_image",

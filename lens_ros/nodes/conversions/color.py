@@ -1,7 +1,7 @@
 """Color images: raw or compressed messages, and (H, W, 3) uint8 RGB.
 
-Encodings follow sensor_msgs/image_encodings.hpp. `8UC1`, `8UC3` and `8UC4` do not say what their channels
-mean; they are read as OpenCV writes them: gray, BGR, BGRA.
+Encodings follow sensor_msgs/image_encodings.hpp. `8UC1`, `8UC3`, `8UC4`, `16UC3` and `16UC4` do not say
+what their channels mean; they are read as OpenCV writes them: gray, BGR, BGRA.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lens_ros.nodes.conversions.common import (
     JPEG_MAGIC,
     PNG_MAGIC,
     ConversionError,
+    buffer_of,
     byte_array,
     check_data,
     check_size,
@@ -27,11 +28,12 @@ from lens_ros.nodes.conversions.common import (
     image_message,
     pixels_of,
 )
+from lens_ros.nodes.conversions.tones import Tones
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the pixels of an encoding lie in memory, and how they become RGB."""
+    """How the pixels of an encoding lie in memory, and how they become RGB once they have 8 bits."""
 
     channels: int
     dtype: type[np.generic]
@@ -40,10 +42,6 @@ class _Layout:
 
 def _by_opencv(code: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: cv2.cvtColor(pixels, code)
-
-
-def _upper_byte(to_rgb: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda pixels: to_rgb((pixels >> 8).astype(np.uint8))
 
 
 _GRAY = _by_opencv(cv2.COLOR_GRAY2RGB)
@@ -70,22 +68,34 @@ _COLOR_LAYOUTS: dict[str, _Layout] = {
     "8UC1": _Layout(1, np.uint8, _GRAY),
     "8UC3": _Layout(3, np.uint8, _bgr),
     "8UC4": _Layout(4, np.uint8, _BGRA),
-    "rgb16": _Layout(3, np.uint16, _upper_byte(_rgb)),
-    "bgr16": _Layout(3, np.uint16, _upper_byte(_bgr)),
-    "rgba16": _Layout(4, np.uint16, _upper_byte(_RGBA)),
-    "bgra16": _Layout(4, np.uint16, _upper_byte(_BGRA)),
-    "mono16": _Layout(1, np.uint16, _upper_byte(_GRAY)),
+    "rgb16": _Layout(3, np.uint16, _rgb),
+    "bgr16": _Layout(3, np.uint16, _bgr),
+    "rgba16": _Layout(4, np.uint16, _RGBA),
+    "bgra16": _Layout(4, np.uint16, _BGRA),
+    "mono16": _Layout(1, np.uint16, _GRAY),
+    "16UC3": _Layout(3, np.uint16, _bgr),
+    "16UC4": _Layout(4, np.uint16, _BGRA),
     "uyvy": _Layout(2, np.uint8, _UYVY),
     "yuv422": _Layout(2, np.uint8, _UYVY),
     "yuyv": _Layout(2, np.uint8, _YUYV),
     "yuv422_yuy2": _Layout(2, np.uint8, _YUYV),
+    # Only the luma plane; chroma is added by `_semi_planar`.
+    **{name: _Layout(1, np.uint8, _rgb) for name in ("nv12", "nv21", "nv24")},
     # OpenCV names a Bayer pattern after its second row and column, ROS after its first: RGGB is OpenCV's BG.
-    "bayer_rggb8": _Layout(1, np.uint8, _by_opencv(cv2.COLOR_BayerBG2RGB)),
-    "bayer_bggr8": _Layout(1, np.uint8, _by_opencv(cv2.COLOR_BayerRG2RGB)),
-    "bayer_gbrg8": _Layout(1, np.uint8, _by_opencv(cv2.COLOR_BayerGR2RGB)),
-    "bayer_grbg8": _Layout(1, np.uint8, _by_opencv(cv2.COLOR_BayerGB2RGB)),
+    **{
+        f"bayer_{pattern}{bits}": _Layout(1, dtype, _by_opencv(code))
+        for bits, dtype in ((8, np.uint8), (16, np.uint16))
+        for pattern, code in (
+            ("rggb", cv2.COLOR_BayerBG2RGB),
+            ("bggr", cv2.COLOR_BayerRG2RGB),
+            ("gbrg", cv2.COLOR_BayerGR2RGB),
+            ("grbg", cv2.COLOR_BayerGB2RGB),
+        )
+    },
 }
-_HORIZONTALLY_SUBSAMPLED = frozenset({"uyvy", "yuv422", "yuyv", "yuv422_yuy2"})
+_HORIZONTALLY_SUBSAMPLED = frozenset({"uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv12", "nv21"})
+_VERTICALLY_SUBSAMPLED = frozenset({"nv12", "nv21"})
+_SEMI_PLANAR = frozenset({"nv12", "nv21", "nv24"})
 
 COLOR_ENCODINGS: tuple[str, ...] = tuple(_COLOR_LAYOUTS)
 
@@ -116,6 +126,13 @@ def check_image(message: Image) -> None:
             "pixels in pairs; "
             "expected an even width: crop the image or change the camera's encoding",
         )
+    if message.encoding in _VERTICALLY_SUBSAMPLED and message.height % 2:
+        raise ConversionError(
+            "size",
+            f"image is {message.height} pixels high in the encoding '{message.encoding}', which stores two "
+            "rows with one row of color; "
+            "expected an even height: crop the image or change the camera's encoding",
+        )
     if message.encoding.startswith("bayer") and (message.width < 2 or message.height < 2):
         raise ConversionError(
             "size",
@@ -123,20 +140,77 @@ def check_image(message: Image) -> None:
             "expected at least 2 x 2 pixels, one whole color pattern",
         )
     check_data(message, layout.channels * np.dtype(layout.dtype).itemsize)
+    if message.encoding in _SEMI_PLANAR:
+        _semi_planar_step(message)
 
 
-def image_to_rgb(message: Image) -> np.ndarray:
+def image_to_rgb(message: Image, tones: Tones | None = None) -> np.ndarray:
     """A raw color image as (H, W, 3) uint8 RGB. Where the encoding is RGB or BGR this is a view of the
     message's data (:mod:`lens_ros.channels`), and read-only.
 
-    Row padding (`step`) and byte order (`is_bigendian`) are respected; 16-bit channels keep their upper byte.
+    Row padding (`step`) and byte order (`is_bigendian`) are respected. Of 16-bit channels the 8 upper ones of
+    the bits in use are kept; `tones` remembers from image to image how many these are.
+
     Raises `ConversionError` (see `check_image`).
     """
     check_image(message)
     layout = _COLOR_LAYOUTS[message.encoding]
-    rgb = layout.to_rgb(pixels_of(message, layout.channels, layout.dtype))
+    if message.encoding in _SEMI_PLANAR:
+        rgb = _semi_planar(message)
+    else:
+        pixels = pixels_of(message, layout.channels, layout.dtype)
+        if layout.dtype is np.uint16:
+            colors = 3 if layout.channels == 4 else None
+            tones = Tones() if tones is None else tones
+            pixels = tones.reduced(pixels, message.encoding, message.header.frame_id, colors)
+        rgb = layout.to_rgb(pixels)
     rgb.flags.writeable = False
     return rgb
+
+
+def _semi_planar_step(message: Image) -> int:
+    """Bytes from row to row of both planes; those of chroma are twice as far apart in nv24.
+
+    Some drivers count the bytes of both planes in `step` although rows follow each other without a gap.
+
+    Raises `ConversionError` if the data end before the planes do.
+    """
+    height, width, step = message.height, message.width, message.step
+    if message.encoding == "nv24":
+        whole, needed = 3 * width * height, step * (3 * height - 2) + 2 * width
+    else:
+        whole, needed = width * height * 3 // 2, step * (height * 3 // 2 - 1) + width
+    if len(message.data) >= needed:
+        return step
+    if len(message.data) == whole:
+        return width
+    raise ConversionError(
+        "data",
+        f"image ({message.encoding}, {message.width} x {message.height}, step {message.step}) has "
+        f"{len(message.data)} bytes of data; expected {needed}, luma and then chroma: "
+        "check the publisher and, over a network, whether messages arrive whole",
+    )
+
+
+def _semi_planar(message: Image) -> np.ndarray:
+    """RGB of a luma plane and a plane of pairs of chroma behind it, BT.601 as for the other YUV encodings."""
+    step, height, width = _semi_planar_step(message), message.height, message.width
+    rows = height * 3 if message.encoding == "nv24" else height * 3 // 2
+    planes = np.ndarray((rows, width), np.uint8, buffer=buffer_of(message.data), strides=(step, 1))
+    if message.encoding != "nv24":
+        code = cv2.COLOR_YUV2RGB_NV12 if message.encoding == "nv12" else cv2.COLOR_YUV2RGB_NV21
+        return cv2.cvtColor(np.ascontiguousarray(planes), code)
+    # OpenCV has no nv24. Its chroma is that of an nv12 image of twice the size, of which each luma is there
+    # four times.
+    chroma = np.ndarray(
+        (height, 2 * width),
+        np.uint8,
+        buffer=buffer_of(message.data),
+        offset=step * height,
+        strides=(2 * step, 1),
+    )
+    luma = planes[:height].repeat(2, axis=0).repeat(2, axis=1)
+    return np.ascontiguousarray(cv2.cvtColor(np.vstack([luma, chroma]), cv2.COLOR_YUV2RGB_NV12)[::2, ::2])
 
 
 def check_compressed_image(message: CompressedImage) -> None:
@@ -177,15 +251,20 @@ def check_compressed_image(message: CompressedImage) -> None:
         )
 
 
-def compressed_to_rgb(message: CompressedImage) -> np.ndarray:
-    """A JPEG or PNG color image as (H, W, 3) uint8 RGB. Raises `ConversionError` (see
-    `check_compressed_image`).
+def compressed_to_rgb(message: CompressedImage, tones: Tones | None = None) -> np.ndarray:
+    """A JPEG or PNG color image as (H, W, 3) uint8 RGB; for `tones` see `image_to_rgb`.
+
+    Raises `ConversionError` (see `check_compressed_image`).
     """
     check_compressed_image(message)
     # A camera's pixels are used as they are: an EXIF orientation would part the picture from its depth and
     # camera_info.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    return _bgr(decode_file(message, flags))
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
+    pixels = decode_file(message, flags)
+    if pixels.dtype == np.uint16:
+        tones = Tones() if tones is None else tones
+        pixels = tones.reduced(pixels, f"16-bit {message.format[:80]!a}", message.header.frame_id)
+    return _bgr(pixels)
 
 
 def rgb_to_image(rgb: np.ndarray, header: Header, *, encoding: str = "rgb8") -> Image:

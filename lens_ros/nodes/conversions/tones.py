@@ -1,0 +1,49 @@
+"""How many of the 16 bits of an image are used, the same for all images of a camera."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from lens_ros.tones import significant_bits, to_8_bits
+
+_STREAMS = 64  # that are remembered
+
+
+class Tones:
+    """The bits that each stream of 16-bit images has used so far, by its encoding and frame.
+
+    Many cameras store 10, 12 or 14 bits in 16. The number only ever grows: a dark image after a bright one
+    is not brightened, so that brightness does not flicker. `told(text)` is called when a stream is found to
+    use fewer than 16 bits, and when that number grows.
+    """
+
+    def __init__(self, told: Callable[[str], None] = lambda text: None) -> None:
+        self._told = told
+        self._bits: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    def reduced(
+        self, values: np.ndarray, encoding: str, frame_id: str, colors: int | None = None
+    ) -> np.ndarray:
+        """uint8 of a uint16 image.
+
+        Args:
+            colors: how many channels, the first ones, hold tones; the others (alpha) use all bits.
+        """
+        key = encoding, frame_id
+        known = self._bits.get(key, 0)
+        bits = max(known, significant_bits(values if colors is None else values[..., :colors]))
+        self._bits[key] = bits
+        if len(self._bits) > _STREAMS:
+            self._bits.popitem(last=False)
+        if bits > known and (known or bits < 16):
+            self._told(
+                f"{encoding} images of the frame {frame_id[:80]!a} use {bits} of 16 bits: 8 bits are made of "
+                "these from now on"
+            )
+        reduced = to_8_bits(values, bits)
+        if colors is not None:
+            reduced[..., colors:] = values[..., colors:] >> 8
+        return reduced
