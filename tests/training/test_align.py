@@ -51,7 +51,7 @@ def shipped_program() -> str:
     return json.loads((find_model("lens-nano") / "training.json").read_text())["program"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_masks_come_from_nothing_but_a_trained_reasoner(shard_folder: Path, tmp_path: Path) -> None:
     easy = Mix(simple=1.0, all_of=0.0, none=0.0, fast=0.0, unknown_words=0.0)
     begun = config(
