@@ -31,7 +31,7 @@ _PREPOSITIONS = frozenset(
         "with",
     }
 )
-_DETERMINERS = frozenset({"the", "a", "an", "my", "all", "every", "each", "some", "any"})
+_AFTER_A_VERB = frozenset({"me", "the", "a", "an", "my", "all", "every", "each", "some", "any"})
 _SHOWN = 5  # nouns that the reason names as examples
 
 
@@ -89,7 +89,7 @@ class Subjects:
                 return ""
             following = words[at + 1] if at + 1 < len(words) else ""
             compound = following in self.objects or following in self.others
-            verb = at == 0 and following in _DETERMINERS  # "hand the mug to me"
+            verb = following in _AFTER_A_VERB  # "hand the mug to me"
             if word in self.others and not compound and not verb:
                 return word
         return ""

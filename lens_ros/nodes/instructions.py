@@ -64,6 +64,8 @@ class Instructions:
             refused = Target(0, instruction[:ECHOED_CHARACTERS])
             self._answers.publish_unanswered(refused, Header(), objection)
             return
+        if worker.active_alone(instruction) is not None:
+            return  # published again and again: replaced each time, it would never be answered
         self._announce(worker, instruction)
         try:
             worker.set_instruction(instruction)

@@ -554,7 +554,7 @@ _STAND_INS = (
 OTHER_NOUNS = (
     "table", "chair", "hand", "camera", "workshop", "tower", "trip", "note", "nail", "nails", "screw",
     "screws", "cap", "side", "cake", "cereal", "coffee", "food", "gift", "soup", "tea", "water", "metal",
-    "child", "monkey", "me", "you", "nothing", "none", "no", "unknown",
+    "child", "monkey", "nothing", "none", "no", "unknown",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lens_ros.model.plain import plain_words
@@ -23,6 +23,7 @@ WORDS = st.lists(st.sampled_from(vocabulary()), min_size=1, max_size=8)
 CASES = st.sampled_from([str.lower, str.upper, str.title, str.capitalize])
 
 
+@settings(deadline=None)
 @given(words=WORDS, data=st.data())
 def test_marks_around_the_words_and_blanks_between_them_change_nothing(
     words: list[str], data: st.DataObject
@@ -36,6 +37,7 @@ def test_marks_around_the_words_and_blanks_between_them_change_nothing(
     assert plain_words(said) == " ".join(words)
 
 
+@settings(deadline=None)
 @given(text=st.text() | st.text(string.ascii_letters + " .,'-()!?\n\u2019\u201c", max_size=40))
 @example("")
 @example("...")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from listeners import STRANGE, samples
 
@@ -51,6 +51,7 @@ def test_every_phrase_for_a_purpose_is_asked() -> None:
             assert objection(text) == "", text
 
 
+@settings(deadline=None)
 @given(noun=st.sampled_from(NAMELESS), frame=FRAMES, before=DETERMINERS, data=st.data())
 def test_a_known_word_that_names_no_object_is_refused(
     noun: str, frame: str, before: str, data: st.DataObject
@@ -64,11 +65,13 @@ def test_a_known_word_that_names_no_object_is_refused(
     ), text
 
 
+@settings(deadline=None)
 @given(words=st.lists(st.sampled_from(sorted(set(vocabulary()) - set(OBJECTS))), min_size=1, max_size=5))
 def test_words_without_any_noun_for_an_object_are_refused(words: list[str]) -> None:
     assert "lens-nano knows; ask for what it was taught to find, such as mug" in objection(" ".join(words))
 
 
+@settings(deadline=None)
 @given(noun=NOUNS, color=st.sampled_from(COLORS), other=st.sampled_from(NAMELESS[:11]))
 def test_an_object_is_asked_for_beside_any_other_noun(noun: str, color: str, other: str) -> None:
     for text in (
@@ -77,6 +80,7 @@ def test_an_object_is_asked_for_beside_any_other_noun(noun: str, color: str, oth
         f"on the {other}, the {noun}",
         f"the {other} {noun}",
         f"hand the {noun} to me",
+        f"kindly hand me the {noun}, would you?",
         f"can you hand me the {color} {noun}?",
         f"something for the {other}",
     ):
