@@ -117,13 +117,12 @@ class Agenda:
             return self._new_target(instruction)
 
     def active_alone(self, instruction: str) -> Target | None:
-        """Return the only active target where it has this text, blanks aside, and the model has not failed."""
+        """Return the only active target where it has this text, blanks aside."""
         with self._changed:
             if self._stop_reason or len(self._targets) != 1:
                 return None
             (target,) = self._targets.values()
-            same = target.instruction.split() == instruction.split()
-            return target if same and not target.failures else None
+            return target if target.instruction.split() == instruction.split() else None
 
     def add_instruction(self, instruction: str) -> Target:
         """Makes `instruction` active beside the others. Raises `TooManyError`, `StoppedError`."""

@@ -46,6 +46,13 @@ def reliable(depth: int) -> QoSProfile:
     )
 
 
+def kept(depth: int) -> QoSProfile:
+    """RELIABLE, TRANSIENT_LOCAL, the last `depth` messages: also those from before the subscription."""
+    profile = reliable(depth)
+    profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+    return profile
+
+
 def requests() -> QoSProfile:
     """RELIABLE, VOLATILE, the last 100: for services and for their clients.
 
