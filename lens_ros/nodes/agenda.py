@@ -102,6 +102,13 @@ class Agenda:
             return self._frame is not None
 
     @property
+    def latest(self) -> Any:
+        """The newest camera image that may still be used; None without one."""
+        with self._changed:
+            frame = self._frame if self._enabled else None
+        return frame.message if frame is not None and self._fresh(frame.message) else None
+
+    @property
     def superseded(self) -> int:
         """How many camera images were replaced by newer ones although somebody waited for an image."""
         with self._changed:

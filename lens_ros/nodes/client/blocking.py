@@ -9,14 +9,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.task import Future
-from sensor_msgs.msg import Image
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensTimeoutError, LensUnavailableError, missing
+from lens_ros.nodes.client.given import Picture
 from lens_ros.nodes.client.lens_client import ANSWER_TIMEOUT_S, KEPT_ANSWERS, SERVER_TIMEOUT_S, LensClient
 from lens_ros.nodes.client.participant import POLL_S, Participant
 
@@ -75,9 +74,7 @@ class BlockingLensClient:
         self._find(timeout_s)
         self._participant.wait(lambda: self.client.wait_for_server(timeout_s))
 
-    def segment(
-        self, image: Image | np.ndarray, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S
-    ) -> Answer:
+    def segment(self, image: Picture, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
         """See `LensClient.segment`."""
         return self._wait(lambda client: client.segment(image, instruction, timeout_s=timeout_s))
 
@@ -85,7 +82,7 @@ class BlockingLensClient:
         self,
         instruction: str,
         *,
-        image: Image | np.ndarray | None = None,
+        image: Picture | None = None,
         on_feedback: Callable[[SegmentInstruction.Feedback], None] | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Answer:

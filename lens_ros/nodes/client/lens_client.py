@@ -6,19 +6,17 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-import numpy as np
 from action_msgs.msg import GoalStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Segmentation
 from lens_ros.nodes import conversions
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensCancelledError, LensError, LensRefusedError
+from lens_ros.nodes.client.given import Picture, checked_instruction, image_message
 from lens_ros.nodes.client.operation import Operation
 from lens_ros.nodes.endpoints import GoalClient, reliable, requests
 from lens_ros.nodes.handshake import Handshake
@@ -126,22 +124,24 @@ class LensClient:
         operation.begin()
         return operation.future
 
-    def segment(
-        self, image: Image | np.ndarray, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S
-    ) -> Future:
+    def segment(self, image: Picture, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Future:
         """An `Answer` about one image, by the service `~/segment`.
 
         Args:
-            image: a message in any encoding that the topic `image` accepts, or (H, W, 3) uint8 RGB.
+            image: a message in any encoding that the topic `image` accepts, the path of a picture, a PIL
+                image, or an array (H, W, 3) RGB or (H, W) gray, uint8 or floating-point 0..1.
+
+        Raises:
+            LensInputError: at once, where the image or the instruction is nothing of the kind.
         """
-        request = Segment.Request(image=_as_message(image), instruction=instruction)
+        request = Segment.Request(image=image_message(image), instruction=checked_instruction(instruction))
         return self._call(self._segment, request, timeout_s, lambda r: Answer.decoded(r.segmentation))
 
     def ask(
         self,
         instruction: str,
         *,
-        image: Image | np.ndarray | None = None,
+        image: Picture | None = None,
         on_feedback: Callable[[SegmentInstruction.Feedback], None] | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Question:
@@ -153,9 +153,11 @@ class LensClient:
                 If it raises, the goal is cancelled and the question fails with that error.
             timeout_s: after which the goal is cancelled.
         """
-        goal = SegmentInstruction.Goal(instruction=instruction, use_latest_image=image is None)
+        goal = SegmentInstruction.Goal(
+            instruction=checked_instruction(instruction), use_latest_image=image is None
+        )
         if image is not None:
-            goal.image = _as_message(image)
+            goal.image = image_message(image)
 
         def heard(message: Any) -> None:
             try:
@@ -202,11 +204,11 @@ class LensClient:
 
     def set_instruction(self, instruction: str) -> Future:
         """The id (from 1) of the instruction, which replaces all that were active."""
-        return self._instruct(SetInstruction.Request.SET, instruction=instruction)
+        return self._instruct(SetInstruction.Request.SET, instruction=checked_instruction(instruction))
 
     def add(self, instruction: str) -> Future:
         """The id of the instruction, which becomes active beside the others."""
-        return self._instruct(SetInstruction.Request.ADD, instruction=instruction)
+        return self._instruct(SetInstruction.Request.ADD, instruction=checked_instruction(instruction))
 
     def remove(self, target_id: int) -> Future:
         """The id of the instruction that ended; `LensRefusedError` when none has it."""
@@ -305,9 +307,3 @@ def beside(node_name: str, topic: str) -> str:
     """A topic in the namespace of the node `node_name`."""
     space, slash, _ = node_name.rpartition("/")
     return f"{space}{slash}{topic}"
-
-
-def _as_message(image: Image | np.ndarray) -> Image:
-    if isinstance(image, Image):
-        return image
-    return conversions.rgb_to_image(image, Header())
