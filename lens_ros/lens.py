@@ -42,6 +42,7 @@ from lens_ros.model.images import (
     visual_grid,
 )
 from lens_ros.model.network import LensModel, Thought, View
+from lens_ros.model.plain import plain_words
 from lens_ros.model.quantized import place
 
 
@@ -278,8 +279,69 @@ class Lens:
         threshold = least_score(self.model.config.calibration, score_threshold)
         asked = [check_instruction(instruction) for instruction in instructions]
         seen = image if isinstance(image, SeenImage) else self.look(image)
+        objections = [self._objection(instruction) for instruction in asked]
+        rows = [row for row, objection in enumerate(objections) if not objection]
+        answered = self._answer(
+            seen,
+            [asked[row] for row in rows],
+            think=think,
+            sampling=sampling,
+            on_text=None if on_text is None else lambda row, text: on_text(rows[row], text),
+            on_decode=on_decode,
+            cancelled=cancelled,
+            max_new_tokens=max_new_tokens,
+            score_threshold=score_threshold,
+        )
+        answers = iter(answered)
+        return [
+            self._refused(seen, instruction, objection, threshold) if objection else next(answers)
+            for instruction, objection in zip(asked, objections, strict=True)
+        ]
+
+    def _objection(self, instruction: str) -> str:
+        """Return why the model cannot be asked for this, or the empty string."""
+        subjects = self.model.config.subjects
+        if subjects is None:
+            return ""
+        return subjects.objection(plain_words(instruction), self.tokenizer.get_vocab(), self.model_id)
+
+    def _refused(self, seen: SeenImage, instruction: str, reason: str, threshold: float) -> Segmentation:
+        """Return the answer to an instruction that the model is not asked."""
+        nothing = np.zeros(seen.size, dtype=bool)
+        return Segmentation(
+            instruction=instruction,
+            instances=(),
+            mask=nothing,
+            reasoning="",
+            answer="",
+            well_formed=True,
+            reason=reason,
+            preprocess_ms=seen.preprocess_ms,
+            reason_ms=0.0,
+            decode_ms=0.0,
+            tokens=0,
+            model=self.model_id,
+            unchecked_mask=None if self.model.context is None else nothing,
+            score_threshold=threshold,
+        )
+
+    def _answer(
+        self,
+        seen: SeenImage,
+        asked: Sequence[str],
+        *,
+        think: bool | None,
+        sampling: Sampling,
+        on_text: Callable[[int, str], None] | None,
+        on_decode: Callable[[], None] | None,
+        cancelled: Callable[[], bool] | None,
+        max_new_tokens: int,
+        score_threshold: float | None,
+    ) -> list[Segmentation]:
+        """Ask the model; arguments as for :meth:`segment_all`."""
         if not asked:
             return []
+        threshold = least_score(self.model.config.calibration, score_threshold)
         config = self.model.config
         think = config.think if think is None else think
         opening = prompts.opening(config.wording, think=think)

@@ -77,6 +77,31 @@ def test_tells_what_is_not_there_and_finds_all_of_several(opengl: None, lens: Le
     assert several["giou"] >= 62
 
 
+def test_the_same_words_find_the_same_however_they_are_typed(lens: Lens, demo_image: np.ndarray) -> None:
+    seen = lens.look(demo_image)
+    for name in ("the red bottle", "the leftmost mug"):
+        plain, *others = lens.segment_all(
+            seen, [name, f"{name.capitalize()}.", f"{name} ...", f'"{name}"', name.replace(" ", "\u00a0 ")]
+        )
+        assert plain.mask.any()
+        for other in others:
+            assert np.array_equal(other.mask, plain.mask), other.instruction
+            assert other.instruction != name
+
+
+def test_what_names_no_object_finds_nothing_beside_what_does(lens: Lens, demo_image: np.ndarray) -> None:
+    told: list[int] = []
+    answers = lens.segment_all(
+        demo_image, ["the table", "the red bottle", "nothing."], on_text=lambda row, text: told.append(row)
+    )
+    assert [answer.instruction for answer in answers] == ["the table", "the red bottle", "nothing."]
+    assert [bool(answer.mask.any()) for answer in answers] == [False, True, False]
+    assert set(told) == {1}
+    assert "'table' is no object that lens-nano knows" in answers[0].reason
+    alone = lens.segment(demo_image, "my hand")
+    assert alone.instances == () and alone.well_formed and "'hand' is no object" in alone.reason
+
+
 def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, demo_image: np.ndarray) -> None:
     answer = lens.segment(demo_image, "kindly fetch me that gorgeous banana, would you?")
     assert answer.well_formed

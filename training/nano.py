@@ -12,7 +12,9 @@ from lens_ros.model.checkpoint import load_model, load_tensors, without_tied_hea
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.network import LensModel
 from lens_ros.model.prompts import END, IMAGE
+from lens_ros.model.subjects import Subjects
 from lens_ros.model.tokenizer import NUMBERS, build_tokenizer
+from lens_ros.simulation import phrases
 from lens_ros.simulation.expressions import vocabulary
 
 VISION_LAYERS, VISION_WIDTH, VISION_HEADS = 4, 128, 4
@@ -106,6 +108,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> LensConfig:
         context=ContextConfig(num_queries=8, depth=2, num_heads=4),
         query_positions="mrope",
         speck_share=0.1,
+        subjects=Subjects(phrases.object_nouns(), phrases.OTHER_NOUNS, phrases.requests()),
         name="lens-nano",
     )
 

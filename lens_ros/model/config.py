@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lens_ros.model.calibration import Calibration
+from lens_ros.model.subjects import Subjects
 
 # How an image becomes the reasoner's picture and the segmenter's; see lens_ros.model.images.
 Protocol = Literal["square", "refcoco", "reasonseg"]
@@ -66,6 +67,7 @@ class LensConfig:
     told otherwise. ``speck_share``: connected parts of a mask smaller than this share of its largest part
     are dropped; 0, as in the paper, keeps every pixel. ``calibration`` turns what the model knows of an
     answer into a probability, the score of its instances; None leaves the IoU that the segmenter expects.
+    ``subjects`` lists the nouns that may be asked for; None asks the model everything.
     """
 
     reasoner: dict[str, Any]
@@ -79,6 +81,7 @@ class LensConfig:
     think: bool = True
     speck_share: float = 0.0
     calibration: Calibration | None = None
+    subjects: Subjects | None = None
     name: str = "lens"
 
     def save(self, folder: Path) -> None:
@@ -98,9 +101,11 @@ class LensConfig:
         image: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         context = values.pop("context")
         calibration = values.pop("calibration", None)
+        subjects: dict[str, list[str]] | None = values.pop("subjects", None)
         return cls(
             image=ImageConfig(**image),
             context=None if context is None else ContextConfig(**context),
             calibration=None if calibration is None else Calibration(**calibration),
+            subjects=None if subjects is None else Subjects(**{k: tuple(v) for k, v in subjects.items()}),
             **values,
         )

@@ -12,6 +12,8 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
+from lens_ros.model.plain import plain_words
+
 Wording = Literal["tabletop", "paper"]
 
 END = "<|im_end|>"
@@ -28,8 +30,12 @@ def image_prefix(image_tokens: int, wording: Wording = "tabletop") -> str:
 
 
 def question(instruction: str, wording: Wording = "tabletop", *, think: bool = True) -> str:
-    """The rest of the prompt, up to where the answer begins; ``instruction`` is inserted as it is."""
-    asked = _in_the_papers_words(instruction, think) if wording == "paper" else instruction
+    """Return the rest of the prompt, up to where the answer begins.
+
+    The paper's wording takes ``instruction`` as it is, lens-nano's own takes its plain words
+    (:func:`~lens_ros.model.plain.plain_words`).
+    """
+    asked = _in_the_papers_words(instruction, think) if wording == "paper" else plain_words(instruction)
     return f"{asked}{END}\n<|im_start|>assistant\n"
 
 

@@ -102,6 +102,13 @@ class Agenda:
             return self._frame is not None
 
     @property
+    def latest(self) -> Any:
+        """The newest camera image that may still be used; None without one."""
+        with self._changed:
+            frame = self._frame if self._enabled else None
+        return frame.message if frame is not None and self._fresh(frame.message) else None
+
+    @property
     def superseded(self) -> int:
         """How many camera images were replaced by newer ones although somebody waited for an image."""
         with self._changed:
@@ -115,6 +122,14 @@ class Agenda:
             self._refuse_when_stopped()
             self.clear(f"replaced by a newer instruction: '{instruction}'")
             return self._new_target(instruction)
+
+    def active_alone(self, instruction: str) -> Target | None:
+        """Return the only active target where it has this text, blanks aside."""
+        with self._changed:
+            if self._stop_reason or len(self._targets) != 1:
+                return None
+            (target,) = self._targets.values()
+            return target if target.instruction.split() == instruction.split() else None
 
     def add_instruction(self, instruction: str) -> Target:
         """Makes `instruction` active beside the others. Raises `TooManyError`, `StoppedError`."""

@@ -46,6 +46,13 @@ def reliable(depth: int) -> QoSProfile:
     )
 
 
+def kept(depth: int) -> QoSProfile:
+    """RELIABLE, TRANSIENT_LOCAL, the last `depth` messages: also those from before the subscription."""
+    profile = reliable(depth)
+    profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+    return profile
+
+
 def requests() -> QoSProfile:
     """RELIABLE, VOLATILE, the last 100: for services and for their clients.
 
@@ -140,7 +147,7 @@ class Endpoints:
         return created
 
     def subscription(
-        self, message_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile
+        self, message_type: type, topic: str, callback: Callable[..., None], profile: QoSProfile
     ) -> None:
         """A subscription with a callback group of its own; what does not match it is logged."""
         resolved = self._node.resolve_topic_name(topic)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSDurabilityPolicy
 from std_msgs.msg import Header, String
 
 from lens_ros.inputs import InstructionError, check_instruction
 from lens_ros.nodes.agenda import StoppedError, TooManyError
 from lens_ros.nodes.answers import NOTED_S, REFUSAL, AnswerPublisher
-from lens_ros.nodes.endpoints import Endpoints, reliable
+from lens_ros.nodes.endpoints import Endpoints, SubscriptionEventCallbacks, kept, reliable
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.reporting import shortened, survives
 from lens_ros.nodes.work import Target
@@ -18,12 +23,19 @@ from lens_ros.nodes.worker import InferenceWorker
 from lens_ros.srv import SetInstruction
 
 QUEUE = 1000  # instructions that may come in one burst; DDS drops what is more without a word
+KEPT = 10  # instructions per publisher that are asked for from before the subscription
+LOOK_S = 0.5  # between two looks for publishers that keep instructions for late subscribers
+REMEMBERED = 100  # instructions received on one of the subscriptions that may come on the other as well
 ECHOED_CHARACTERS = 1000  # of a refused instruction, in the answer that says why
 INACTIVE = "the node is inactive; activate it first"
 
 
 class Instructions:
-    """The subscription to `instruction` and the service `~/set_instruction`.
+    """The subscriptions to `instruction` and the service `~/set_instruction`.
+
+    A volatile subscription matches every reliable publisher, but gets nothing from before it was there. While
+    the node is active and a publisher with transient-local durability exists, a second subscription asks for
+    what that kept. Where none exists there is no second one: volatile publishers would warn about it.
 
     `worker()` is None while the node is inactive; `image_topic()` is for the log.
     """
@@ -42,15 +54,22 @@ class Instructions:
         self._measured = measured
         self._image_topic = image_topic
         self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
+        self._receiving = threading.Lock()
+        self._received: deque[tuple[int, str]] = deque(maxlen=REMEMBERED)
+        self._newest = 0  # when the newest instruction was published, in ns of its publisher's clock
+        self._kept: Any = None
+        self._kept_for: InferenceWorker | None = None  # another one after each activation
 
     def open(self) -> None:
         """Begins to listen. Raises what rclpy raises for unusable qos_overrides."""
         self._endpoints.subscription(String, "instruction", self._on_instruction, reliable(QUEUE))
+        self._endpoints.timer(LOOK_S, self._look_for_kept)
         self._endpoints.service(SetInstruction, "~/set_instruction", self._on_set_instruction)
 
     def close(self) -> None:
         """Listens no more."""
         self._endpoints.close()
+        self._close_kept()
 
     def follow(self, instruction: str) -> None:
         """Follows `instruction` instead of the present ones, or says why not, to the log and all readers."""
@@ -64,6 +83,8 @@ class Instructions:
             refused = Target(0, instruction[:ECHOED_CHARACTERS])
             self._answers.publish_unanswered(refused, Header(), objection)
             return
+        if worker.active_alone(instruction) is not None:
+            return  # published again and again: replaced each time, it would never be answered
         self._announce(worker, instruction)
         try:
             worker.set_instruction(instruction)
@@ -77,8 +98,58 @@ class Instructions:
         )
 
     @survives
-    def _on_instruction(self, message: String) -> None:
-        self.follow(message.data)
+    def _on_instruction(self, message: String, info: Mapping[str, Any]) -> None:
+        if self._is_new(message, info, kept=False):
+            self.follow(message.data)
+
+    @survives
+    def _on_kept_instruction(self, message: String, info: Mapping[str, Any]) -> None:
+        # The node may have been deactivated meanwhile; it comes again after the next activation.
+        if self._worker() is not None and self._is_new(message, info, kept=True):
+            self.follow(message.data)
+
+    def _is_new(self, message: String, info: Mapping[str, Any], *, kept: bool) -> bool:
+        """Return whether a message came on neither subscription before, nor a later one where it was kept."""
+        published = int(info["source_timestamp"])
+        with self._receiving:
+            if (published, message.data) in self._received or (kept and published < self._newest):
+                return False
+            if self._worker() is not None:
+                self._received.append((published, message.data))
+                self._newest = max(self._newest, published)
+            return True
+
+    @survives
+    def _look_for_kept(self) -> None:
+        worker = self._worker()
+        if worker is not self._kept_for:
+            self._close_kept()
+            self._kept_for = worker
+            with self._receiving:  # what is kept is followed again after each activation
+                self._received.clear()
+                self._newest = 0
+        wanted = worker is not None and any(
+            each.qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
+            for each in self.node.get_publishers_info_by_topic(self.node.resolve_topic_name("instruction"))
+        )
+        if not wanted:
+            self._close_kept()
+        elif self._kept is None:
+            callback: Any = self._on_kept_instruction  # rclpy 7 does not declare the second argument
+            self._kept = self.node.create_subscription(
+                String,
+                "instruction",
+                callback,
+                kept(KEPT),
+                callback_group=MutuallyExclusiveCallbackGroup(),
+                # Without the default's warning about volatile publishers: the other subscription hears them.
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            )
+
+    def _close_kept(self) -> None:
+        subscription, self._kept = self._kept, None
+        if subscription is not None:
+            self.node.destroy_subscription(subscription)
 
     @survives
     def _on_set_instruction(
@@ -115,6 +186,10 @@ class Instructions:
             self._refuse(response.message)
             return
         adding = request.operation == SetInstruction.Request.ADD
+        same = None if adding else worker.active_alone(request.instruction)
+        if same is not None and not same.reported:  # asked again before it was answered
+            response.success, response.target_id, response.message = True, same.id, "set"
+            return
         try:
             start = worker.add_instruction if adding else worker.set_instruction
             target = start(request.instruction)

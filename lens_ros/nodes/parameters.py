@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -41,6 +42,11 @@ class Specification:
         if self.when == "configure":
             text += " Read when the node is configured."
         descriptor = ParameterDescriptor(description=text, read_only=self.when == "start")
+        if self.choices:
+            descriptor.additional_constraints = f"One of: {', '.join(self.choices)}."
+        if isinstance(self.default, float):
+            # `validator` checks the type, and takes integers as well: people write 0 for 0.0.
+            descriptor.dynamic_typing = True
         if self.bounds is not None:
             low, high = self.bounds
             if isinstance(self.default, int):
@@ -52,7 +58,17 @@ class Specification:
         return descriptor
 
     def objection(self, name: str, value: Any) -> str:
-        """Why `value` is not acceptable, or the empty string. Types and ranges are rclpy's business."""
+        """Return why `value` is not acceptable, or the empty string.
+
+        Types are checked of floating-point parameters only; the others, and ranges of what has the declared
+        type, are rclpy's business.
+        """
+        if isinstance(self.default, float):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                return f"parameter '{name}' is {value!r}; expected {_expected(self)}"
+            low, high = self.bounds or (-math.inf, math.inf)
+            if not low <= value <= high:
+                return f"parameter '{name}' is {value:g}; expected {_expected(self)}"
         if self.choices and value not in self.choices:
             return f"parameter '{name}' is '{value}'; expected one of {', '.join(self.choices)}"
         return ""
@@ -278,7 +294,13 @@ def declare(node: Node, table: type[Values]) -> Values:
 
 def read(node: Node, table: type[Values]) -> Values:
     """The present values of every parameter of `table`."""
-    return table(**{name: node.get_parameter(name).value for name in specifications(table)})
+    return table(**{name: value_of(node, name, row) for name, row in specifications(table).items()})
+
+
+def value_of(node: Node, name: str, row: Specification) -> Any:
+    """Return a parameter's value, an integer as a float where the row's default is one."""
+    value = node.get_parameter(name).value
+    return float(value) if isinstance(row.default, float) else value
 
 
 def validator(
@@ -313,7 +335,7 @@ class ParameterError(ValueError):
 
 
 def _expected(row: Specification) -> str:
-    kind = {bool: "a boolean", int: "an integer", float: "a number with a decimal point", str: "a string"}
+    kind = {bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
     text = kind[type(row.default)]
     if row.bounds is not None:
         text += f" from {row.bounds[0]:g} to {row.bounds[1]:g}"

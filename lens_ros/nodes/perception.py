@@ -3,7 +3,8 @@
 Subscribed:
 - `image`, sensor_msgs/Image, BEST_EFFORT, depth 1; or `image/compressed`, by the parameter image_transport
 - `camera_info`, sensor_msgs/CameraInfo, BEST_EFFORT, depth 1, for the markers
-- `instruction`, std_msgs/String, RELIABLE, depth 1000; a new one replaces the present ones
+- `instruction`, std_msgs/String, RELIABLE, depth 1000; a new one replaces the present ones, the same one
+  again changes nothing; one of a TRANSIENT_LOCAL publisher is received by a node that starts later
 
 Published, RELIABLE, with the header of the camera image:
 - `segmentation`, lens_ros/Segmentation: exactly one per processed image and instruction that was asked about

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from lens_ros.nodes import conversions
@@ -75,7 +77,16 @@ class Services:
     @survives
     def _on_segment(self, request: Segment.Request, response: Segment.Response) -> Segment.Response:
         worker = self._worker()
-        objection = INACTIVE if worker is None else request_objection(request)
+        image: Any = request.image
+        if worker is None:
+            objection = INACTIVE
+        elif is_empty(request.image):
+            image = worker.latest
+            objection = instruction_objection(request.instruction)
+            if not objection and image is None:
+                objection = self._without_image(worker)
+        else:
+            objection = request_objection(request)
         if not objection and not self._segment_slots.acquire(blocking=False):
             objection = (
                 f"busy: {WAITING_SEGMENT_CALLS} requests are waiting for the model already; try again "
@@ -86,7 +97,7 @@ class Services:
             self.node.get_logger().warning(f"request refused: {objection}")
             response.message = objection
             return response
-        job = Job(request.instruction, request.image)
+        job = Job(request.instruction, image)
         try:
             worker.submit(job)
             job.done.wait()
@@ -97,9 +108,17 @@ class Services:
             response.message = job.error
         else:
             response.success = True
-            response.segmentation = conversions.segmentation_to_message(job.result, request.image.header)
+            response.segmentation = conversions.segmentation_to_message(job.result, image.header)
             response.segmentation.instruction = request.instruction
         return response
+
+    def _without_image(self, worker: InferenceWorker) -> str:
+        if not worker.enabled:
+            return "the camera stream is disabled; enable it by ~/enable, or send an image along"
+        return (
+            f"the request holds no image, and no recent one has come on {self._images.topic}; start the "
+            "camera, or send an image along"
+        )
 
     @survives
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -135,6 +154,11 @@ class Services:
         response.message = f"{worker.ask_again()} active instruction(s) are answered anew"
         self.node.get_logger().info(response.message)
         return response
+
+
+def is_empty(image: Image) -> bool:
+    """Return whether a message is as it was made, but for its header."""
+    return not (image.height or image.width or image.encoding or image.step or len(image.data))
 
 
 def request_objection(request: Segment.Request) -> str:

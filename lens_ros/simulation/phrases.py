@@ -545,6 +545,33 @@ _TABLES = (
 )  # fmt: skip
 
 
+# Words of affordances and questions that stand for an object.
+_STAND_INS = (
+    "something", "everything", "one", "ones", "what", "hungry", "thirsty",
+    "fruit", "tool", "toy", "dish", "container", "package", "drink", "soda", "piece",
+)  # fmt: skip
+# Nouns of the tables that name nothing on them, and words for nothing.
+OTHER_NOUNS = (
+    "table", "chair", "hand", "camera", "workshop", "tower", "trip", "note", "nail", "nails", "screw",
+    "screws", "cap", "side", "cake", "cereal", "coffee", "food", "gift", "soup", "tea", "water", "metal",
+    "child", "monkey", "nothing", "none", "no", "unknown",
+)  # fmt: skip
+
+
+def object_nouns() -> tuple[str, ...]:
+    """Return every word that can stand for an object in an instruction, the categories first."""
+    nouns = [*CATEGORIES, *(noun.split()[-1] for noun in (*ANY_OBJECT, *_SYNONYMS)), *_STAND_INS]
+    nouns += [plural_noun.split()[-1] for plural_noun in PLURALS.values()]
+    return tuple(dict.fromkeys(nouns))
+
+
+def requests() -> tuple[str, ...]:
+    """Return how a request begins, before the noun phrase, the longest first."""
+    forms = (*IMPERATIVES, *STATEMENTS, *DEFINITE_QUESTIONS, *POLITE_IMPERATIVES)
+    begun = {form.split("{}")[0].strip() for form in forms} - {"", "please"}
+    return tuple(sorted(begun, key=lambda each: (-len(each), each)))
+
+
 def an(words: str) -> str:
     """The words with their indefinite article: 'a mug', 'an orange mug'."""
     return INDEFINITE[words[0] in "aeiou"].format(words)

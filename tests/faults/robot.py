@@ -51,6 +51,7 @@ class Robot:
         self.answers: list[Segmentation] = []  # to instructions, without those that follow an object on
         self.statuses: list[tuple[str, DiagnosticStatus]] = []  # since `begin`, with their parts
         self._targets: set[tuple[int, int]] = set()  # with an answer; the ids begin anew at activation
+        self._last_said = ""
         self._activations = 0
         self._log_begins = 0
         self._box: np.ndarray | None = None
@@ -115,7 +116,8 @@ class Robot:
         The box is compared relative to the image's size, so that cameras of other resolutions may be used.
         """
         begun = time.monotonic()
-        answer = self.ask(QUESTION, make)
+        # The very same text would change nothing where it is active already.
+        answer = self.ask(f"{QUESTION}." if self._last_said == QUESTION else QUESTION, make)
         if row is not None:
             row.recovery_s = round(time.monotonic() - begun, 3)
         accepted = [instance for instance in answer.instances if not instance.rejected]
@@ -157,6 +159,7 @@ class Robot:
     def say(self, instruction: str) -> None:
         """Publishes an instruction, and expects one answer to it."""
         self.said[instruction[:ECHOED]] += 1
+        self._last_said = instruction
         self.instructions.publish(String(data=instruction))
 
     def ask(self, instruction: str, make: Callable[[], Any] | None = None) -> Segmentation:

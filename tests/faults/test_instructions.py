@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from action_client import Client
 from ros_graph import TIMEOUT
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
 from lens_ros.nodes.endpoints import goal_requests, requests
 from lens_ros.srv import Segment, SetInstruction
@@ -88,6 +90,27 @@ def test_a_flood_of_instructions_is_answered_one_by_one(robot: Robot, row: Row):
     row.diagnostics = robot.diagnosed("state", "OK", "active")
     robot.works(row)
     row.held("each has one answer: the last one is followed, the others are told what replaced them")
+
+
+@pytest.mark.fault(AREA, "the same instruction at 50 Hz")
+def test_an_instruction_that_is_repeated_is_answered(robot: Robot, row: Row):
+    repeated = "the white mug, again and again"
+    robot.said[repeated] += 1  # one answer to all of them
+
+    def publish() -> Image:
+        robot.instructions.publish(String(data=repeated))
+        return robot.image()
+
+    robot.wait_until(lambda: robot.of(repeated), "an answer", publish)
+    for _ in range(20):
+        robot.instructions.publish(String(data=repeated))
+        robot.graph.spin(0.02)
+    (answer,) = robot.of(repeated)
+    assert answer.tokens > 0
+    row.said = robot.hears("instruction 'the white mug, again and again'")
+    row.diagnostics = robot.diagnosed("state", "OK", "active")
+    robot.works(row)
+    row.held("answered once, as long as it is the only one; a new one replaces it")
 
 
 @pytest.mark.fault(AREA, "flood of 90 goals")

@@ -73,9 +73,9 @@ def test_the_papers_prompt_written_out() -> None:
 
 @pytest.mark.parametrize("think", [False, True])
 def test_the_tabletop_prompt_written_out(think: bool) -> None:
-    assert image_prefix(2) + question("the {red} mug", think=think) == (
+    assert image_prefix(2) + question("The red mug!", think=think) == (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
-        "the {red} mug<|im_end|>\n<|im_start|>assistant\n"
+        "the red mug<|im_end|>\n<|im_start|>assistant\n"
     )
 
 

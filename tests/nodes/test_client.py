@@ -14,17 +14,22 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 from ros_graph import TIMEOUT
 from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from lens_ros.nodes import conversions
 from lens_ros.nodes.client import (
     LensCancelledError,
     LensClient,
     LensError,
+    LensInputError,
     LensRefusedError,
     LensTimeoutError,
     LensUnavailableError,
     lens_client,
 )
+from lens_ros.nodes.client.given import image_message
+from lens_ros.srv import Segment
 
 RGB = np.full((64, 96, 3), 90, np.uint8)
 
@@ -51,12 +56,9 @@ def wait(graph):
     ("image", "text", "told"),
     [
         ("no/such.png", "the mug", "no such file"),
-        (RGB[..., 0], "the mug", r"got uint8 \(64, 96\)"),
-        (RGB / 255, "the mug", "got float64"),
         (PIL.Image.new("RGB", (4, 4)), "the mug", "4x4 pixels"),
-        (CompressedImage(), "the mug", "got CompressedImage"),
         (RGB, "the gr\udcfcn mug", "not UTF-8"),
-        (RGB, None, "not UTF-8 text"),
+        (RGB, None, "the instruction is NoneType"),
     ],
 )
 def test_what_cannot_be_sent_is_named(client, image, text, told):
@@ -275,6 +277,75 @@ def test_what_the_node_refuses_is_said(make_node, client, wait):
 def test_an_array_that_is_no_image_is_refused_at_once(client):
     with pytest.raises(ValueError, match="uint8"):
         client.segment(RGB.astype(float), "the mug")
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (None, "the image is NoneType; expected sensor_msgs/Image"),
+        (7, "the image is int"),
+        ([[0]], "the image is list"),
+        (np.zeros((0, 0, 3), np.uint8), "shape .0, 0, 3., uint8"),
+        (np.zeros((64, 96, 4), np.uint8), "shape .64, 96, 4."),
+        (np.zeros(64, np.uint8), "shape .64,."),
+        (np.zeros((64, 96), np.uint16), "uint16"),
+        (np.full((64, 96, 3), 1.5), "values from 1.5 to 1.5"),
+        (np.full((64, 96), np.nan), "values from nan"),
+        (np.zeros((4, 4), np.uint8), "4x4 pixels"),
+        ("no/such.png", "no such file"),
+        (CompressedImage(format="jpeg", data=b"no picture"), "."),
+        (CompressedImage(), "."),
+    ],
+)
+def test_what_is_no_image_is_refused_at_once_in_words(image, said, client):
+    with pytest.raises(LensInputError, match=said):
+        client.segment(image, "the mug")
+    if image is not None:  # of `ask`: the camera's next one
+        with pytest.raises(LensInputError, match=said):
+            client.ask("the mug", image=image)
+
+
+@pytest.mark.parametrize("instruction", [None, 7, b"mug", ["mug"]])
+def test_what_is_no_text_is_refused_at_once_in_words(instruction, client):
+    for ask in (lambda: client.segment(RGB, instruction), lambda: client.ask(instruction),
+                lambda: client.set_instruction(instruction), lambda: client.add(instruction)):  # fmt: skip
+        with pytest.raises(LensInputError, match="expected text"):
+            ask()
+
+
+def test_pictures_of_every_kind_become_the_same_message(tmp_path):
+    gray = np.arange(64 * 96, dtype=np.uint8).reshape(64, 96)
+    rgb = np.repeat(gray[..., None], 3, axis=2)
+    PIL.Image.fromarray(rgb).save(tmp_path / "picture.png")
+    header = Header(frame_id="eye")
+    compressed = CompressedImage(header=header, format="png", data=(tmp_path / "picture.png").read_bytes())
+    given = [
+        rgb, gray, gray[..., None], rgb / 255, gray / np.float32(255), rgb[:, ::-1][:, ::-1],
+        PIL.Image.fromarray(rgb), PIL.Image.fromarray(gray), tmp_path / "picture.png",
+        str(tmp_path / "picture.png"), compressed,
+    ]  # fmt: skip
+    for image in given:
+        assert (conversions.image_to_rgb(image_message(image)) == rgb).all(), type(image)
+    assert image_message(compressed).header == header
+
+
+def test_a_request_without_an_image_is_about_the_latest_one(graph, make_node, conversation):
+    make_node()
+    conversation.wait_until_heard()
+
+    def call(instruction="the red mug"):
+        request = Segment.Request(instruction=instruction)
+        return graph.call(Segment, "perception/segment", request, TIMEOUT)
+
+    refused = call()
+    assert not refused.success and "no recent one has come on /image" in refused.message
+    sent = conversation.send_image()
+    graph.wait_until(lambda: call().success, TIMEOUT, "the image to arrive")
+    for _ in range(2):  # it may be asked about more than once
+        answer = call()
+        assert answer.success and answer.segmentation.header == sent.header
+        assert answer.segmentation.tokens > 0
+    assert "is empty" in call("").message
 
 
 def test_cancelling(graph, make_node, finder, client, wait):

@@ -95,13 +95,51 @@ def test_overrides_are_read(make_node):
         (Parameter("max_new_tokens", value=3), "'max_new_tokens'.*expected an integer from 16 to 4096"),
         (Parameter("max_new_tokens", value="many"), "'max_new_tokens'.*expected an integer"),
         (Parameter("reasoner_interval_s", value=-1.0), "'reasoner_interval_s'.*from 0 to 3600"),
-        (Parameter("reasoner_interval_s", value=1), "'reasoner_interval_s'.*a number with a decimal point"),
+        (Parameter("reasoner_interval_s", value=-1), "'reasoner_interval_s'.*a number from 0 to 3600"),
+        (Parameter("reasoner_interval_s", value="1"), "'reasoner_interval_s'.*a number from 0 to 3600"),
+        (Parameter("reasoner_interval_s", value=True), "'reasoner_interval_s'.*a number from 0 to 3600"),
     ],
 )
 def test_unusable_values_at_start_are_explained(override, said, make_node):
     with pytest.raises(ParameterError, match=said) as caught:
         parameters.declare(make_node(override), PerceptionParameters)
     assert "correct the parameters file" in str(caught.value)
+
+
+FLOATS = [
+    (table, name, row)
+    for table in TABLES.values()
+    for name, row in parameters.specifications(table).items()
+    if isinstance(row.default, float)
+]
+
+
+@pytest.mark.parametrize(("table", "name", "row"), FLOATS, ids=[name for _, name, _ in FLOATS])
+def test_an_integer_is_a_number_at_start_and_at_run_time(table, name, row, make_node):
+    low, high = (int(bound) for bound in row.bounds)
+    low = max(low, -1) if low == row.bounds[0] else low + 1  # 0.01 is no integer
+    node = make_node(Parameter(name, value=low))
+    value = getattr(parameters.declare(node, table), name)
+    assert value == low and type(value) is float
+    node.add_on_set_parameters_callback(parameters.validator(table, lambda: True))
+    if row.when == "start":
+        return
+    for given in (high, float(high), low):
+        assert node.set_parameters([Parameter(name, value=given)])[0].successful
+        assert getattr(parameters.read(node, table), name) == given
+    for given in (high + 1, high + 1.0, "0", True, [low]):
+        refused = node.set_parameters([Parameter(name, value=given)])[0]
+        assert not refused.successful, given
+    assert getattr(parameters.read(node, table), name) == low
+
+
+@pytest.mark.parametrize("table", TABLES.values())
+def test_choices_are_constraints_of_the_descriptor(table, make_node):
+    node = make_node()
+    parameters.declare(node, table)
+    for name, row in parameters.specifications(table).items():
+        said = f"One of: {', '.join(row.choices)}." if row.choices else ""
+        assert node.describe_parameter(name).additional_constraints == said
 
 
 def test_changes_at_run_time_are_checked(make_node):

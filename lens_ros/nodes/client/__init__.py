@@ -15,6 +15,7 @@ from lens_ros.nodes.client.decoded import Answer, Found
 from lens_ros.nodes.client.errors import (
     LensCancelledError,
     LensError,
+    LensInputError,
     LensRefusedError,
     LensTimeoutError,
     LensUnavailableError,
@@ -29,6 +30,7 @@ __all__ = [
     "LensCancelledError",
     "LensClient",
     "LensError",
+    "LensInputError",
     "LensRefusedError",
     "LensTimeoutError",
     "LensUnavailableError",

@@ -15,13 +15,8 @@ from rclpy.task import Future
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensTimeoutError, LensUnavailableError, missing
-from lens_ros.nodes.client.lens_client import (
-    ANSWER_TIMEOUT_S,
-    KEPT_ANSWERS,
-    SERVER_TIMEOUT_S,
-    LensClient,
-    Picture,
-)
+from lens_ros.nodes.client.given import Picture
+from lens_ros.nodes.client.lens_client import ANSWER_TIMEOUT_S, KEPT_ANSWERS, SERVER_TIMEOUT_S, LensClient
 from lens_ros.nodes.client.participant import POLL_S, Participant
 
 # After which a node that was not found is looked for by another participant, with other ports. A program

@@ -23,6 +23,10 @@ class LensRefusedError(LensError):
     """The node answered that it will not, and why."""
 
 
+class LensInputError(LensError, ValueError):
+    """The image or the instruction is nothing that could be sent."""
+
+
 class LensCancelledError(LensError):
     """The question was cancelled before it had an answer."""
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-import PIL.Image
 from action_msgs.msg import GoalStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.task import Future
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from lens_ros.action import SegmentInstruction
-from lens_ros.inputs import ImageError, as_rgb
 from lens_ros.msg import Segmentation
 from lens_ros.nodes import conversions
 from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensCancelledError, LensError, LensRefusedError
+from lens_ros.nodes.client.given import Picture, checked_instruction, image_message
 from lens_ros.nodes.client.operation import Operation
 from lens_ros.nodes.endpoints import GoalClient, reliable, requests
 from lens_ros.nodes.handshake import Handshake
@@ -34,7 +29,6 @@ ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
 # After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
 # keeps it for twice as long (goals.RESULTS_KEPT_S).
 RESULT_AGAIN_S = 7.0
-Picture: TypeAlias = Image | np.ndarray | PIL.Image.Image | str | Path
 KEPT_ANSWERS = 16  # for a slow reader of the topic; the oldest go first. All targets are answered at once
 
 
@@ -134,12 +128,13 @@ class LensClient:
         """An `Answer` about one image, by the service `~/segment`.
 
         Args:
-            image: a message in any encoding that the topic `image` accepts, (H, W, 3) uint8 RGB, a PIL image,
-                or the path of a picture.
+            image: a message in any encoding that the topic `image` accepts, the path of a picture, a PIL
+                image, or an array (H, W, 3) RGB or (H, W) gray, uint8 or floating-point 0..1.
 
-        Raises `LensError` for an image or a text that cannot be sent.
+        Raises:
+            LensInputError: at once, where the image or the instruction is nothing of the kind.
         """
-        request = Segment.Request(image=_as_message(image), instruction=_as_text(instruction))
+        request = Segment.Request(image=image_message(image), instruction=checked_instruction(instruction))
         return self._call(self._segment, request, timeout_s, lambda r: Answer.decoded(r.segmentation))
 
     def ask(
@@ -158,9 +153,11 @@ class LensClient:
                 If it raises, the goal is cancelled and the question fails with that error.
             timeout_s: after which the goal is cancelled.
         """
-        goal = SegmentInstruction.Goal(instruction=_as_text(instruction), use_latest_image=image is None)
+        goal = SegmentInstruction.Goal(
+            instruction=checked_instruction(instruction), use_latest_image=image is None
+        )
         if image is not None:
-            goal.image = _as_message(image)
+            goal.image = image_message(image)
 
         def heard(message: Any) -> None:
             try:
@@ -207,11 +204,11 @@ class LensClient:
 
     def set_instruction(self, instruction: str) -> Future:
         """The id (from 1) of the instruction, which replaces all that were active."""
-        return self._instruct(SetInstruction.Request.SET, instruction=_as_text(instruction))
+        return self._instruct(SetInstruction.Request.SET, instruction=checked_instruction(instruction))
 
     def add(self, instruction: str) -> Future:
         """The id of the instruction, which becomes active beside the others."""
-        return self._instruct(SetInstruction.Request.ADD, instruction=_as_text(instruction))
+        return self._instruct(SetInstruction.Request.ADD, instruction=checked_instruction(instruction))
 
     def remove(self, target_id: int) -> Future:
         """The id of the instruction that ended; `LensRefusedError` when none has it."""
@@ -310,21 +307,3 @@ def beside(node_name: str, topic: str) -> str:
     """A topic in the namespace of the node `node_name`."""
     space, slash, _ = node_name.rpartition("/")
     return f"{space}{slash}{topic}"
-
-
-def _as_message(image: Picture) -> Image:
-    if isinstance(image, Image):
-        return image
-    try:
-        return conversions.rgb_to_image(as_rgb(image), Header())
-    except ImageError as error:
-        raise LensError(str(error)) from error
-
-
-def _as_text(instruction: str) -> str:
-    """The instruction, if a message can hold it; what it says is for the node to judge."""
-    try:
-        instruction.encode()
-    except (AttributeError, UnicodeEncodeError) as error:
-        raise LensError(f"the instruction {instruction!a} is not UTF-8 text") from error
-    return instruction
