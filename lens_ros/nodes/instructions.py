@@ -135,10 +135,11 @@ class Instructions:
         if not wanted:
             self._close_kept()
         elif self._kept is None:
+            received: Callable[..., None] = self._on_kept_instruction
             self._kept = self.node.create_subscription(
                 String,
                 "instruction",
-                self._on_kept_instruction,
+                received,
                 kept(KEPT),
                 callback_group=MutuallyExclusiveCallbackGroup(),
                 # Without the default's warning about volatile publishers: the other subscription hears them.
