@@ -149,7 +149,10 @@ class Endpoints:
     def subscription(
         self, message_type: type, topic: str, callback: Callable[..., None], profile: QoSProfile
     ) -> None:
-        """A subscription with a callback group of its own; what does not match it is logged."""
+        """A subscription with a callback group of its own; what does not match it is logged.
+
+        `callback` takes the message, and may take rclpy's information about it as well.
+        """
         resolved = self._node.resolve_topic_name(topic)
         created = self._node.create_subscription(
             message_type,

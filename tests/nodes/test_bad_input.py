@@ -133,7 +133,7 @@ def test_bad_instructions_are_answered_with_the_reason(instruction, said, graph,
     last = conversation.of("reasoning", instruction[:1000])[-1]
     assert last.finished and last.reason == answer.reason
     graph.wait_for_log(perception, "[WARN]", "instruction refused", said)
-    conversation.assert_it_works(f"after {said}")
+    conversation.assert_it_works(f"after {len(instruction)} characters: {said}")
 
 
 def test_a_bad_instruction_does_not_disturb_the_present_one(graph, conversation):
