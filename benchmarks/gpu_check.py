@@ -4,7 +4,7 @@
     python benchmarks/gpu_check.py --parts decode-bf16 decode-int8     # some parts
     python benchmarks/gpu_check.py --device cpu --tiny                 # the same code, small, without a GPU
 
-Needs what requirements.txt lists with a CUDA build of torch (``LENS_TORCH=cuda make setup``), no ROS and no
+Needs what requirements/ lists with a CUDA build of torch (``LENS_TORCH=cuda make setup``), no ROS and no
 network. ``tensorrt`` is optional (``pip install tensorrt``), as are torchao and tensorrt_rtx: what is missing
 is named and left out.
 
