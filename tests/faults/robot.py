@@ -51,7 +51,7 @@ class Robot:
         self.answers: list[Segmentation] = []  # to instructions, without those that follow an object on
         self.statuses: list[tuple[str, DiagnosticStatus]] = []  # since `begin`, with their parts
         self._targets: set[tuple[int, int]] = set()  # with an answer; the ids begin anew at activation
-        self._last_said = ""
+        self._asked: Counter[str] = Counter()
         self._activations = 0
         self._log_begins = 0
         self._box: np.ndarray | None = None
@@ -116,8 +116,7 @@ class Robot:
         The box is compared relative to the image's size, so that cameras of other resolutions may be used.
         """
         begun = time.monotonic()
-        # The very same text would change nothing where it is active already.
-        answer = self.ask(f"{QUESTION}." if self._last_said == QUESTION else QUESTION, make)
+        answer = self.ask(QUESTION, make)
         if row is not None:
             row.recovery_s = round(time.monotonic() - begun, 3)
         accepted = [instance for instance in answer.instances if not instance.rejected]
@@ -159,13 +158,16 @@ class Robot:
     def say(self, instruction: str) -> None:
         """Publishes an instruction, and expects one answer to it."""
         self.said[instruction[:ECHOED]] += 1
-        self._last_said = instruction
         self.instructions.publish(String(data=instruction))
 
     def ask(self, instruction: str, make: Callable[[], Any] | None = None) -> Segmentation:
-        """The answer to an instruction about the images that are sent now and then."""
+        """Return the answer to an instruction about the images that are sent now and then.
+
+        Every other time it is said with a full stop: the same text would change nothing while it is active.
+        """
         before = len(self.of(instruction))
-        self.say(instruction)
+        self.say(f"{instruction}." if self._asked[instruction] % 2 else instruction)
+        self._asked[instruction] += 1
         self.wait_until(
             lambda: len(self.of(instruction)) > before, f"an answer to '{instruction}'", make or self.image
         )
@@ -174,8 +176,9 @@ class Robot:
     # What comes back ----------------------------------------------------------------------------------------
 
     def of(self, instruction: str) -> list[Segmentation]:
-        """Every answer to an instruction."""
-        return [answer for answer in self.answers if answer.instruction == instruction[:ECHOED]]
+        """Return every answer to an instruction, with or without a full stop."""
+        text = instruction[:ECHOED].removesuffix(".")
+        return [answer for answer in self.answers if answer.instruction.removesuffix(".") == text]
 
     @property
     def log(self) -> str:
