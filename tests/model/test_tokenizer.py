@@ -29,7 +29,7 @@ def test_a_dialogue_in_whole_words(tokenizer: PreTrainedTokenizerFast) -> None:
     )  # fmt: skip
     assert pieces(tokenizer, text) == [
         "<|im_start|>", "user", "<|vision_start|>", "<|image_pad|>", "<|image_pad|>", "<|vision_end|>",
-        "the", "mug", ",", "left", "of", "the", "bowl", "?", "<|im_end|>", "<|im_start|>", "assistant",
+        "the", "mug", "left", "of", "the", "bowl", "<|im_end|>", "<|im_start|>", "assistant",
         "<think>", "so", "the", "red", "mug", "(", "12", "255", ")", "</think>",
         "<answer>", '[{"bbox_2d":[', "1", ",", "20", ",", "255", ",", "0", '],"label":"', "red", "mug", '"}]',
         "</answer>", "<|im_end|>",

@@ -5,6 +5,7 @@ Without ROS 2 only test_ros.py is collected, which says what is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def _template(template: None) -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    """An untrained lens-nano: it answers at length, and never anything readable."""
+    """Save an untrained lens-nano that may be asked anything: it answers at length, nothing readable."""
     import torch
 
     from lens_ros.model.checkpoint import save_model
@@ -34,6 +35,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "untrained"
     model, tokenizer = build_nano(0)
+    model.config = dataclasses.replace(model.config, subjects=None)
     save_model(model, tokenizer, folder, dtype=torch.float16)
     return folder
 
