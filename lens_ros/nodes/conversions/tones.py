@@ -20,7 +20,7 @@ class Tones:
     use fewer than 16 bits, and when that number grows.
     """
 
-    def __init__(self, told: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, told: Callable[[str], object] = lambda text: None) -> None:
         self._told = told
         self._bits: OrderedDict[tuple[str, str], int] = OrderedDict()
 
