@@ -27,6 +27,7 @@ from rclpy.executors import SingleThreadedExecutor
 from tqdm import tqdm
 
 from lens_ros.nodes import lifetime
+from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.processes import Driver, NodeProcess, ProcessError, isolate, own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +85,7 @@ def main() -> int:
     parser.add_argument("--age-ms", type=float, default=72.0)
     options = parser.parse_args()
     isolate(own_domain())
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "RMW_FASTRTPS_USE_QOS_FROM_XML"):
+    for name in (PROFILE_VARIABLE, "RMW_FASTRTPS_USE_QOS_FROM_XML"):
         os.environ.pop(name, None)
     rclpy.init(args=[])
     node = rclpy.create_node("discovery_deadlock")
@@ -92,7 +93,7 @@ def main() -> int:
     executor.add_node(node)
     folder = Path(tempfile.mkdtemp(prefix="discovery_deadlock_"))
     (folder / "short_lease.xml").write_text(PROFILE)
-    environment = {**os.environ, "FASTDDS_DEFAULT_PROFILES_FILE": str(folder / "short_lease.xml")}
+    environment = {**os.environ, PROFILE_VARIABLE: str(folder / "short_lease.xml")}
     perception = NodeProcess(
         "lens_ros.nodes.perception", folder / "log", parameters={"hang_timeout_s": HANG_TIMEOUT_S}
     )

@@ -18,6 +18,7 @@ from lens_ros.nodes.continuity import Continuity
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.endpoints import Endpoints, newest_only
 from lens_ros.nodes.measurements import Measurements
+from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.reporting import survives
 from lens_ros.nodes.throttle import Throttle
@@ -168,7 +169,7 @@ class ImageInput:
             why = (
                 f"{publishers} publisher(s) there: if the images are larger than 0.5 MB, Fast DDS drops "
                 "them silently unless the CAMERA's process uses lens_ros' config/fastdds.xml "
-                "(FASTDDS_DEFAULT_PROFILES_FILE); otherwise look at the camera, or set image_transport to "
+                f"({PROFILE_VARIABLE}); otherwise look at the camera, or set image_transport to "
                 "compressed"
             )
         text = f"no image on {self.topic} for {silence:.0f} s; {why}"

@@ -8,6 +8,7 @@ import cv2
 import pytest
 from ros_graph import START_TIMEOUT
 
+from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.processes import UNCONFIGURED
 
 from .conftest import SETTINGS
@@ -63,7 +64,7 @@ def test_large_images_that_dds_drops_are_missed_with_a_hint(robot: Robot, row: R
         "qos_overrides./image.publisher.reliability": "best_effort",
     }
     received = robot.counter("images", "received")
-    without = {"FASTDDS_DEFAULT_PROFILES_FILE": "", "RMW_FASTRTPS_USE_QOS_FROM_XML": ""}
+    without = {PROFILE_VARIABLE: "", "RMW_FASTRTPS_USE_QOS_FROM_XML": ""}
     camera = launch(robot.graph, "lens_ros.nodes.camera", "large_camera", settings, environment=without)
     robot.wait_until(lambda: robot.graph.node.count_publishers("image") == 2, "the camera")
     robot.begin()

@@ -22,6 +22,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from lens_ros.msg import Reasoning, Segmentation
+from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
 TIMEOUT = 180.0  # of anything that takes a moment; only ever reached by a failure
@@ -36,7 +37,7 @@ def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
     saved = dict(os.environ)
     domain = own_domain()
     isolate(domain)
-    os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+    os.environ[PROFILE_VARIABLE] = str(ROOT / "config" / "fastdds.xml")
     os.environ["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -318,7 +318,7 @@ def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation
     [
         (
             ModuleNotFoundError("No module named 'torch'"),
-            "No module named 'torch'; expected the Python packages",
+            "No module named 'torch'; expected the packages of requirements/robot.txt",
         ),
         (
             RuntimeError("no CUDA device"),

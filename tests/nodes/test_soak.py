@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lens_ros.nodes.middleware import PROFILE_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 3.0
 # Percent, of 380 MB: two single rounds in these minutes, of which one may have pictures in hand (up to 12 MB,
@@ -26,7 +28,7 @@ def test_three_minutes_leave_memory_handles_and_threads_as_they_were(tmp_path: P
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),
+            PROFILE_VARIABLE: str(ROOT / "config" / "fastdds.xml"),
             "RMW_FASTRTPS_USE_QOS_FROM_XML": "1",
         },
     )  # fmt: skip
