@@ -9,8 +9,8 @@ command line, first signal) is tested with real ones.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import runpy
@@ -162,6 +162,20 @@ def _run(module: str, arguments: list[str], output: str, environment: dict[str, 
             traceback.print_exc()
     except BaseException:
         traceback.print_exc()
-    # Ends as an interpreter does: a process of multiprocessing would neither run what is registered for the
-    # end nor free what modules hold, such as ROS contexts, which others then see for 20 s.
-    ctypes.pythonapi.Py_Exit(status)
+    _end(status)
+
+
+def _end(status: int) -> None:
+    """End this process, after what an interpreter does at its end and a process of multiprocessing would not.
+
+    Otherwise nobody would run what is registered for the end, or free the ROS context: others see a context
+    that was not freed for 20 s. A whole finalisation from here (Py_Exit) crashes in Kilted.
+    """
+    atexit._run_exitfuncs()
+    utilities = sys.modules.get("rclpy.utilities")
+    if utilities is not None:
+        utilities.g_default_context = None  # type: ignore[attr-defined]
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
