@@ -282,10 +282,18 @@ class Robot:
             self.graph.node.destroy_publisher(publisher)
 
 
-def launch(graph: Graph, module: str, name: str, parameters: dict[str, Any], **options: Any) -> NodeProcess:
+def launch(
+    graph: Graph,
+    module: str,
+    name: str,
+    parameters: dict[str, Any],
+    *,
+    kind: type[NodeProcess] = ForkedNode,
+    **options: Any,
+) -> NodeProcess:
     """A process of the graph whose log has a name of its own; without `build_engines` it makes no engines."""
     log = Path(graph.logs) / f"{name}.log"
-    process = ForkedNode(module, log, parameters={"build_engines": False, **parameters}, **options)
+    process = kind(module, log, parameters={"build_engines": False, **parameters}, **options)
     graph.processes.append(process)
     return process
 

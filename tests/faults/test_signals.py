@@ -8,7 +8,7 @@ import pytest
 from action_client import Client
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_graph import START_TIMEOUT, Graph
+from ros_graph import START_TIMEOUT, ForkedNode, Graph
 
 from lens_ros.nodes.processes import (
     ACTIVATE,
@@ -29,7 +29,7 @@ AREA = "SIGTERM"
 ENDS = "the process ends with exit code 0"
 
 
-def start(graph: Graph, name: str) -> tuple[str, NodeProcess]:
+def start(graph: Graph, name: str, kind: type[NodeProcess] = ForkedNode) -> tuple[str, NodeProcess]:
     """A process in a namespace of its own: what ends while it loads stays in the graph for a while."""
     space = name.replace(" ", "_").replace(",", "")
     process = launch(
@@ -38,6 +38,7 @@ def start(graph: Graph, name: str) -> tuple[str, NodeProcess]:
         space,
         {"model": "lens-nano", "build_engines": False},
         remappings={"__ns": f"/{space}"},
+        kind=kind,
     )
     return f"/{space}/perception", process
 
@@ -80,7 +81,7 @@ def test_it_ends_in_every_state(name, walk, graph: Graph, row: Row):
 @pytest.mark.fault(AREA, "configuring")
 def test_it_ends_while_it_is_configured(graph: Graph, row: Row):
     row.own_process = True
-    node, process = start(graph, "configuring")
+    node, process = start(graph, "configuring", NodeProcess)  # whose imports take seconds
     client = graph.node.create_client(ChangeState, f"{node}/change_state")
     graph.meet(node, START_TIMEOUT)
     graph.wait_until(client.service_is_ready, START_TIMEOUT, "the service")
