@@ -238,7 +238,7 @@ class ReinforceConfig(RunConfig):
 
 
 def _check_blocks(config: AlignConfig | ReinforceConfig) -> None:
-    """Checks what aligning and reinforcing have in common.
+    """Check what aligning and reinforcing have in common.
 
     Raises:
         ValueError: a number that is impossible; the message names its field.

@@ -1,4 +1,4 @@
-"""What a model of few words can be asked for, so that a known word which names no object finds nothing.
+"""Tell which instructions name an object that a model of few words was taught.
 
 lens-nano answers with an object even where it is asked for "the table". Until it knows better, its
 configuration lists the nouns that it was taught to find (:class:`Subjects`); models without that list are

@@ -47,7 +47,7 @@ def reliable(depth: int) -> QoSProfile:
 
 
 def kept(depth: int) -> QoSProfile:
-    """RELIABLE, TRANSIENT_LOCAL, the last `depth` messages: also those from before the subscription."""
+    """Return RELIABLE, TRANSIENT_LOCAL, the last `depth`: also messages from before the subscription."""
     profile = reliable(depth)
     profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
     return profile
@@ -149,7 +149,7 @@ class Endpoints:
     def subscription(
         self, message_type: type, topic: str, callback: Callable[..., None], profile: QoSProfile
     ) -> None:
-        """A subscription with a callback group of its own; what does not match it is logged.
+        """Create a subscription with its own callback group; log publishers that do not match it.
 
         `callback` takes the message, and may take rclpy's information about it as well.
         """

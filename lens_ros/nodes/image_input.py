@@ -186,7 +186,7 @@ def check(message: ImageMessage) -> None:
 
 
 def decode(message: ImageMessage, tones: conversions.Tones | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; for `tones` see `conversions.image_to_rgb`.
+    """Return a message as (H, W, 3) uint8 RGB; for `tones` see `conversions.image_to_rgb`.
 
     Raises `ConversionError`, or `ImageError` for a size that the model cannot use.
     """

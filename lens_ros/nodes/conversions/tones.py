@@ -1,4 +1,4 @@
-"""How many of the 16 bits of an image are used, the same for all images of a camera."""
+"""Reduce 16-bit images of a camera to 8 bits, all of them by the same number of used bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STREAMS = 64  # that are remembered
 
 
 class Tones:
-    """The bits that each stream of 16-bit images has used so far, by its encoding and frame.
+    """Remember how many bits each stream of 16-bit images has used, by its encoding and frame.
 
     Many cameras store 10, 12 or 14 bits in 16. The number only ever grows: a dark image after a bright one
     is not brightened, so that brightness does not flicker. `told(text)` is called when a stream is found to
@@ -27,7 +27,7 @@ class Tones:
     def reduced(
         self, values: np.ndarray, encoding: str, frame_id: str, colors: int | None = None
     ) -> np.ndarray:
-        """uint8 of a uint16 image.
+        """Return a uint16 image as uint8.
 
         Args:
             colors: how many channels, the first ones, hold tones; the others (alpha) use all bits.
