@@ -28,7 +28,7 @@ from training.align import Alignment
 from training.config import AlignConfig, ReinforceConfig, RunConfig, SuperviseConfig
 from training.data.batches import BatchMaker
 from training.data.tabletop import TabletopShards
-from training.loop import Task, Turn, train
+from training.loop import Turn, train
 from training.losses import segmentation_loss
 from training.nano import build_nano
 from training.parts import Part, freeze_all_but
@@ -179,15 +179,15 @@ def _supervision(folder: Path, name: str, images: int, steps: int) -> SuperviseC
     )
 
 
-def _trained(kind: Callable[[Any], Task], config: RunConfig) -> tuple[float, Work]:
-    """Train; return the median seconds of the steps after the first, which warms up, and a step's work.
+def _trained(kind: Any, config: RunConfig) -> tuple[float, Work]:
+    """Train the task class ``kind``; return the median seconds of a step after the first, and its work.
 
     Raises:
         FloatingPointError: a loss is not finite.
     """
     counted = Counting()
 
-    class Counted(kind):  # type: ignore[misc, valid-type]
+    class Counted(kind):
         def loss(self, wrapped: nn.Module, turn: Turn) -> Any:
             if turn.step > 0:
                 return super().loss(wrapped, turn)
