@@ -165,7 +165,8 @@ def ros_wheels() -> str:
     choice = os.environ.get("ROS_WHEELS", "")
     if not choice:
         installed = STAMPS / "wheels"
-        choice = installed.read_text().strip() if installed.is_file() else ROS_WHEELS[0]
+        remembered = installed.read_text().strip() if installed.is_file() else ""
+        choice = remembered or ROS_WHEELS[0]  # before there was a choice, the file was empty
     if choice not in ROS_WHEELS:
         raise SetupError(f"ROS_WHEELS is {choice!r}; expected is {' or '.join(ROS_WHEELS)}.")
     return choice

@@ -29,6 +29,7 @@ from lens_ros.nodes.reporting import described
 from lens_ros.nodes.watchdog import Watchdog
 
 LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to end
+INTERRUPT_PERIOD_S = 1.0  # longer than loading takes to let go
 SWITCH_INTERVAL_S = 0.0005
 SIGNAL_POLL_S = 0.2
 TRIM_PERIOD_S = 20.0
@@ -58,6 +59,9 @@ class LastingNode(Protocol):
 
     def close(self) -> None:
         """Answers what is pending; its executor still spins."""
+
+    def interrupt(self) -> None:
+        """Interrupt the loading in progress, if any; may be called again."""
 
     def destroy_node(self) -> None: ...
 
@@ -126,8 +130,13 @@ def run(
     crashed = not spinning.is_alive()
     node.close()
     deadline = time.monotonic() + LOADING_GRACE_S
+    interrupt_at = time.monotonic() + INTERRUPT_PERIOD_S
     while node.in_transition and time.monotonic() < deadline:
         time.sleep(0.05)
+        if time.monotonic() > interrupt_at:
+            # It may be lost: Python ignores what is raised in a finaliser or in a callback of an import.
+            node.interrupt()
+            interrupt_at += INTERRUPT_PERIOD_S
     loading_goes_on = node.in_transition
     if loading_goes_on:
         log.info("ends while a transition is in progress")

@@ -271,13 +271,17 @@ class PerceptionNode(LifecycleNode):
         destroyed, while its executor still spins.
         """
         self._ending = True
-        self._loading.interrupt()
+        self.interrupt()
         self._warmer.close()
         self._stop("the node is ending", grace_s=ENDING_S)
         self._answers.flush()
         self._goals.drain(DRAIN_S)
         self._diagnostics.close()
         gc.unfreeze()  # what was exempt from garbage collection (`lens_ros.memory`) ends with the node
+
+    def interrupt(self) -> None:
+        """Give up the loading of a model, if it is in progress, and any that would begin later."""
+        self._loading.interrupt()
 
     def _fail(self, why: str) -> TransitionCallbackReturn:
         self._situation.failure = why

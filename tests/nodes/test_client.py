@@ -155,7 +155,7 @@ def test_goals_leave_nothing_with_the_executor(graph, make_node, client, wait):
     with pytest.raises(LensCancelledError):
         wait(cancelled.future)
     # On Jazzy, what removes a future that an executor awaits from the client runs in one of its next turns.
-    graph.wait_until(lambda: client._goals._futures == [], 2.0, "no future that is left")
+    graph.wait_until(lambda: client._goals._futures == [], TIMEOUT, "no future that is left")
 
 
 def test_a_response_may_come_before_the_request_has_returned(graph, make_node, client, wait, monkeypatch):
