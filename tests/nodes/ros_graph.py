@@ -129,16 +129,21 @@ class Graph(Driver):
 
 
 class Log:
-    """What has been written to standard error since this was made, as pytest captures it."""
+    """Read what has been written to standard error since this was made, while pytest captures it to a file.
+
+    `capfd.readouterr` empties that file after it has read it: what another thread writes in between is lost.
+    A second file description reads without emptying.
+    """
 
     def __init__(self, capfd: Any) -> None:
-        self._capfd = capfd
-        capfd.readouterr()
+        self._capfd = capfd  # must be active: standard error is a file only while it is
+        self._file = open("/proc/self/fd/2", errors="replace")  # noqa: SIM115 - closed with the test's process
+        self._file.seek(0, os.SEEK_END)
         self._text = ""
 
     def count(self, pattern: str) -> int:
-        """How often a regular expression matches."""
-        self._text += self._capfd.readouterr().err
+        """Count the matches of a regular expression."""
+        self._text += self._file.read()
         return len(re.findall(pattern, self._text))
 
 
