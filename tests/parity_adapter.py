@@ -6,6 +6,8 @@ the paper's reference implementation.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from lens_ros.model.generation import generate
@@ -13,12 +15,13 @@ from lens_ros.model.images import MERGE, upsample
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import padded_mrope_positions
 from lens_ros.model.reading import Reading
+from lens_ros.model.released import load_released
 from lens_ros.model.segmenters import ImageFeatures
 
 
 def load(checkpoint_dir: str) -> Adapter:
     """The released checkpoint in a folder, float32, on the CPU, in eval mode."""
-    return Adapter(LensModel.from_released(checkpoint_dir))
+    return Adapter(load_released(Path(checkpoint_dir)))
 
 
 class Adapter:

@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from lens_ros.model.checkpoint import read_tokenizer
-    from lens_ros.model.network import LensModel
+    from lens_ros.model.released import load_released
 
     try:
         tokenizer = read_tokenizer(options.released)
-        model = LensModel.from_released(options.released, sam2=options.sam2, dtype=torch.bfloat16)
+        model = load_released(options.released, sam2=options.sam2, dtype=torch.bfloat16)
         image = dataclasses.replace(model.config.image, protocol=options.protocol)
         model.config = dataclasses.replace(model.config, image=image, think=options.think)
         return write_model(model, tokenizer, options.out)

@@ -25,6 +25,7 @@ from lens_ros.model.network import LensModel, build_segmenter
 from lens_ros.model.quantized import put_linears, quantized_file, read_quantized, take_linears
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.tensor_check import check_tensors, equal_tensors
 from lens_ros.model.tokenizer import load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -92,7 +93,7 @@ def save_model(
             f"this model does not hold its full weights ({first_few(absent)}): save one that was loaded with "
             "backend 'torch' and without quantisation"
         )
-    if is_tied(model) and not _equal(held[_HEAD], held[_EMBEDDING]):
+    if is_tied(model) and not equal_tensors(held[_HEAD], held[_EMBEDDING]):
         raise CheckpointError(
             f"{_HEAD} differs from the embedding, although the model's configuration ties them: set "
             "tie_word_embeddings to false in config.reasoner and in its text_config, or tie the weights"
@@ -194,32 +195,11 @@ def load_tensors(
             the message lists the first of each kind.
     """
     own = {n: t.shape for n, t in model.state_dict().items() if n not in apart}
-    head = tensors.get(_HEAD) if is_tied(model) else None
-    expected = {n: shape for n, shape in own.items() if n != _HEAD or head is not None or not is_tied(model)}
-    faults = {
-        "missing": [n for n in expected if n not in tensors],
-        "unexpected": [n for n in tensors if n not in expected],
-        "misshapen": [
-            f"{n} {tuple(tensors[n].shape)} instead of {tuple(shape)}"
-            for n, shape in expected.items()
-            if n in tensors and tensors[n].shape != shape
-        ],
-        "not floating-point": [n for n, t in tensors.items() if not t.is_floating_point()],
-        "not finite": [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()],
-        "not equal to the embedding, although tie_word_embeddings is true": [
-            _HEAD
-            for embedding in (tensors.get(_EMBEDDING),)
-            if head is not None and embedding is not None and not _equal(head, embedding)
-        ],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
-        raise CheckpointError(
-            f"{source} does not hold the tensors that its config.json asks for ({told}). "
-            "Weights and configuration must come from the same training run."
-        )
+    tied = is_tied(model)
+    expected = {n: shape for n, shape in own.items() if n != _HEAD or _HEAD in tensors or not tied}
+    check_tensors(tensors, expected, source, dtype=dtype, equal=(_HEAD, _EMBEDDING) if tied else None)
     given = {name: tensor.to(dtype) for name, tensor in without_tied_head(tensors, model).items()}
-    if is_tied(model):
+    if tied:
         given[_HEAD] = given[_EMBEDDING]
     # Not strict only because of what lies apart; assigning holds no second copy in memory.
     model.load_state_dict(given, strict=False, assign=True)
@@ -228,10 +208,6 @@ def load_tensors(
     unset = [n for n, t in model.state_dict().items() if n in own and not _is_view_of(t, given.get(n))]
     if unset:
         raise CheckpointError(f"{source} leaves {len(unset)} tensors without a value: {first_few(unset)}")
-
-
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return first is second or (first.dtype == second.dtype and torch.equal(first, second))
 
 
 def _is_view_of(tensor: torch.Tensor, given: torch.Tensor | None) -> bool:
@@ -292,13 +268,8 @@ def load_segmenter(folder: Path) -> tuple[LensConfig, Sam2Segmenter | SamSegment
     tensors = _read_segmenter(folder)
     with no_init_weights():  # every one of them is replaced
         segmenter = build_segmenter(config)
-    expected = segmenter.state_dict()
-    faults = [n for n in expected if n not in tensors or tensors[n].shape != expected[n].shape]
-    if faults or set(tensors) - set(expected):
-        raise CheckpointError(
-            f"{folder / WEIGHTS} does not hold the segmenter that its config.json asks for: "
-            f"{first_few(faults or sorted(set(tensors) - set(expected)))}"
-        )
+    shapes = {name: tensor.shape for name, tensor in segmenter.state_dict().items()}
+    check_tensors(tensors, shapes, f"the segmenter in {folder / WEIGHTS}")
     segmenter.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return config, segmenter.eval(), _digest(tensors)
 

@@ -34,9 +34,6 @@ def combine(reasoner: Path, sam: Path, *, dtype: torch.dtype = torch.float32) ->
         ImportError: ``segment-anything`` is not installed.
     """
     sizes, tensors = read_sam(sam)  # first: it takes seconds, the reasoner minutes
-    unsound = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if unsound:
-        raise CheckpointError(f"{sam} holds values that are not finite in {first_few(unsound)}")
     qwen = _read_reasoner(reasoner, dtype)
     config = LensConfig(
         reasoner=_reasoner_settings(qwen),

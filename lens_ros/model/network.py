@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -57,26 +56,9 @@ class LensModel(nn.Module):
             self.context = ContextModule(self.width, self.segmenter.prompt_width, config.context)
         self._static: StaticDecoders | None = None
 
-    @classmethod
-    def from_released(
-        cls, folder: str | Path, *, sam2: str | Path | None = None, dtype: torch.dtype = torch.float32
-    ) -> LensModel:
-        """Reads a checkpoint that the paper's authors released (:mod:`lens_ros.model.released`).
-
-        Args:
-            folder: holds the reference's ``config.json`` and safetensors.
-            sam2: file with SAM 2's own weights, for stage-1 checkpoints, which carry none that are trained.
-
-        Raises:
-            CheckpointError: anything is missing, damaged or not what the configuration asks for.
-        """
-        from lens_ros.model.released import load_released  # it imports this module
-
-        return load_released(Path(folder), sam2=None if sam2 is None else Path(sam2), dtype=dtype)
-
     @property
     def width(self) -> int:
-        """Of the reasoner's hidden states."""
+        """Hidden size of the reasoner."""
         return self.reasoner.config.text_config.hidden_size
 
     @property

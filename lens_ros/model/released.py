@@ -25,9 +25,9 @@ from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from lens_ros.model.network import LensModel
+from lens_ros.model.tensor_check import check_tensors
 
 _INDEX = "model.safetensors.index.json"
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _NUM_QUERIES = 64  # of the reference's Qwen2.5-VL class where config.json holds null
 
 # SAM 2.0 hiera-L: sam2_hiera_l.yaml of segment-anything-2.
@@ -283,7 +283,12 @@ def load_released(folder: Path, *, sam2: Path | None = None, dtype: torch.dtype 
             "where the weights came."
         ) from error
     tied = _read_json(folder / "config.json").get("tie_word_embeddings") is True
-    _check(tensors, model, source, tied=tied, dtype=dtype)
+    wanted = _wanted(model)
+    if not tied or _HEAD in tensors:
+        wanted[_HEAD] = wanted[_EMBEDDING]
+    used = {name: tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
+    # The network has one table for both, whatever config.json says of a head that the file brings.
+    check_tensors(used, wanted, source, dtype=dtype, equal=(_HEAD, _EMBEDDING))
     tensors.pop(_HEAD, None)
     mapped = {name: tensor.to(dtype) for name, tensor in map_released(tensors).items()}
     mapped[_OUR_HEAD] = mapped[_OUR_EMBEDDING]
@@ -317,57 +322,6 @@ def _wanted(model: LensModel) -> dict[str, torch.Size]:
         elif name not in (_IMAGE_CODE, _OUR_HEAD):
             wanted[_renamed(name, _THEIRS)] = tensor.shape
     return wanted
-
-
-def _check(
-    tensors: Mapping[str, torch.Tensor], model: LensModel, source: str, *, tied: bool, dtype: torch.dtype
-) -> None:
-    wanted = _wanted(model)
-    if not tied or _HEAD in tensors:
-        wanted[_HEAD] = wanted[_EMBEDDING]
-    used = {name: tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
-    floating = {name: tensor for name, tensor in used.items() if tensor.dtype in _FLOATS}
-    faults = {
-        "missing": [name for name in wanted if name not in used],
-        "unexpected": [name for name in used if name not in wanted],
-        "misshapen": [
-            f"{name} {tuple(used[name].shape)} instead of {tuple(shape)}"
-            for name, shape in wanted.items()
-            if name in used and used[name].shape != shape
-        ],
-        "not floating-point": [
-            f"{name} ({str(tensor.dtype).removeprefix('torch.')})"
-            for name, tensor in used.items()
-            if name not in floating
-        ],
-        f"not finite as {str(dtype).removeprefix('torch.')}": [
-            name for name, tensor in floating.items() if not _fits(tensor, dtype)
-        ],
-        f"not equal to {_EMBEDDING}, although the network has one table for both": [
-            name
-            for name in (_HEAD,)
-            if name in used and _EMBEDDING in used and not _equal(used[name], used[_EMBEDDING])
-        ],
-    }
-    if any(faults.values()):
-        told = "\n".join(f"  {len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
-        raise CheckpointError(
-            f"{source} does not hold the tensors that its config.json asks for:\n{told}\n"
-            "Download the folder again; weights and configuration must come from the same training run."
-        )
-
-
-def _fits(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
-    """All values are finite, and stay so as ``dtype``; without copies of the tensor's size."""
-    if tensor.numel() == 0:
-        return True
-    low, high = (float(end) for end in torch.aminmax(tensor))  # both are NaN if any value is
-    limit = torch.finfo(dtype).max
-    return -limit <= low and high <= limit
-
-
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def _has_trained_sam(tensors: Mapping[str, torch.Tensor]) -> bool:

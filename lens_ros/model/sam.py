@@ -24,6 +24,7 @@ from torch.func import functional_call
 
 from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.segmenters import ImageFeatures
+from lens_ros.model.tensor_check import tensor_faults
 
 _PATCH = 16  # pixels; this and the decoder's sizes below are the same in all of the family
 _DECODER_HEADS = 8
@@ -243,15 +244,9 @@ def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
     sizes = sam_sizes(tensors, source)
     with torch.device("meta"):
         expected = {name: t.shape for name, t in SamSegmenter(sizes).sam.state_dict().items()}
-    faults = {
-        "missing": [n for n in expected if n not in tensors],
-        "unexpected": [n for n in tensors if n not in expected],
-        "misshapen": [n for n, shape in expected.items() if n in tensors and tensors[n].shape != shape],
-        "not floating-point": [n for n, t in tensors.items() if not t.is_floating_point()],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{len(v)} {kind}: {first_few(v)}" for kind, v in faults.items() if v)
-        raise _refusal(source, told)
+    faults = tensor_faults(tensors, expected)
+    if faults:
+        raise _refusal(source, faults)
     return sizes, tensors
 
 

@@ -81,7 +81,7 @@ QUERY = "context.learnable_query"
         (lambda f: change(f, lambda t: t.pop(QUERY)), f"1 missing: {QUERY}"),
         (lambda f: change(f, lambda t: t.update(stray=torch.zeros(1))), "1 unexpected: stray"),
         (lambda f: change(f, lambda t: t.update({QUERY: torch.zeros(1, 2, 3)})), r"misshapen: .*\(1, 2, 3\)"),
-        (lambda f: change(f, lambda t: t[QUERY].fill_(float("nan"))), f"not finite: {QUERY}"),
+        (lambda f: change(f, lambda t: t[QUERY].fill_(float("nan"))), f"not finite as float32: {QUERY}"),
         (lambda f: without(f, "tokenizer.json"), "tokenizer"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
     ],

@@ -23,7 +23,7 @@ from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.decoupled import combine
 from lens_ros.model.errors import CheckpointError
-from lens_ros.model.network import LensModel
+from lens_ros.model.released import load_released
 from lens_ros.model.sam import SamSegmenter, SamSizes
 
 TINY_SAM = SamSizes(64, 2, 2, (1,), image_size=256, prompt_width=32)
@@ -59,7 +59,7 @@ def rgb() -> np.ndarray:
 @torch.inference_mode()
 def mask_of_the_reference(folder: Path, rgb: np.ndarray, instruction: str, new_tokens: int) -> np.ndarray:
     """The reference's demo, step by step with transformers: processor, generate, full second pass."""
-    model, words = LensModel.from_released(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    model, words = load_released(folder), PreTrainedTokenizerFast.from_pretrained(folder)
     image = Image.fromarray(rgb)
     processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=1_000_000)
     seen = processor(images=[image], return_tensors="pt")
@@ -110,7 +110,7 @@ def test_conversion_keeps_every_bit_and_the_choices_made(released: Path, tmp_pat
     options = ["--protocol", "reasonseg", "--think"]
     assert main(["convert-released", str(released), str(out), *options]) == 0
     model, _ = load_model(out, dtype=torch.bfloat16)
-    original = LensModel.from_released(released, dtype=torch.bfloat16)
+    original = load_released(released, dtype=torch.bfloat16)
     for name, tensor in original.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     assert model.config.image.protocol == "reasonseg" and model.config.think

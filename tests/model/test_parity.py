@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lens_ros.model.network import LensModel, View
+from lens_ros.model.released import load_released
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "parity"
 CASES = ("a_single", "b_leftpad", "c_eval")
@@ -23,7 +24,7 @@ VISION_END, PAD = 1003, 1000  # ids of the tiny checkpoint
 
 @pytest.fixture(scope="module")
 def released(released_folder: Path) -> LensModel:
-    return LensModel.from_released(released_folder)
+    return load_released(released_folder)
 
 
 def test_every_golden_number_is_reproduced(tmp_path: Path) -> None:

@@ -529,7 +529,7 @@ CONNECTOR = "connector.blocks.0.mlp.fc1.bias"
         (lambda f: truncate(f, 0.0), r"\(0 bytes\) is damaged"),
         (lambda f: (f / WEIGHTS).write_text("version https://git-lfs"), "is damaged"),
         (lambda f: lose_shard(f, index=True), "does not hold: model-00002-of-00003.safetensors"),
-        (lambda f: lose_shard(f, index=False), r"missing: (.|\n)* more$"),
+        (lambda f: lose_shard(f, index=False), r"missing: (.|\n)* more"),
         (lambda f: both_forms(f, index=True), "does not name: model.safetensors"),
         (lambda f: both_forms(f, index=False), "another file both hold"),
         (lambda f: (f / INDEX).write_text("{"), "index.json is not readable as JSON"),
@@ -537,50 +537,50 @@ CONNECTOR = "connector.blocks.0.mlp.fc1.bias"
         (lambda f: (f / INDEX).write_text('{"weight_map": {}}'), "none at all"),
         (lambda f: (f / INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}'), "not hold: ../x"),
         # tensors
-        (lambda f: drop(f, [CONNECTOR]), f"1 missing: {CONNECTOR}$"),
-        (lambda f: drop(f, [POINT]), f"1 missing: {POINT}$"),
-        (lambda f: drop(f, [GAUSSIAN]), f"1 missing: {GAUSSIAN}$"),
-        (lambda f: drop(f, [EMBEDDING]), f"1 missing: {EMBEDDING}$"),
-        (lambda f: drop(f, [NORM]), f"1 missing: {NORM}$"),
-        (lambda f: change(f, lambda t: t.update(stray=torch.zeros(1))), "1 unexpected: stray$"),
+        (lambda f: drop(f, [CONNECTOR]), f"1 missing: {CONNECTOR}[;)]"),
+        (lambda f: drop(f, [POINT]), f"1 missing: {POINT}[;)]"),
+        (lambda f: drop(f, [GAUSSIAN]), f"1 missing: {GAUSSIAN}[;)]"),
+        (lambda f: drop(f, [EMBEDDING]), f"1 missing: {EMBEDDING}[;)]"),
+        (lambda f: drop(f, [NORM]), f"1 missing: {NORM}"),
+        (lambda f: change(f, lambda t: t.update(stray=torch.zeros(1))), "1 unexpected: stray[;)]"),
         (
             lambda f: change(f, lambda t: t.update({"model.layers.2.mlp.x": torch.zeros(1)})),
-            r"1 unexpected: model\.layers\.2\.mlp\.x$",
+            r"1 unexpected: model\.layers\.2\.mlp\.x[;)]",
         ),
         (
             lambda f: change(f, lambda t: t.update({"context.learnable_query": torch.zeros(1, 16, 128)})),
-            r"1 unexpected: context\.learnable_query$",
+            r"1 unexpected: context\.learnable_query[;)]",
         ),
         (
             lambda f: change(f, lambda t: t.update({POINT: torch.zeros(1, 128)})),
-            rf"1 misshapen: {POINT} \(1, 128\) instead of \(1, 256\)$",
+            rf"1 misshapen: {POINT} \(1, 128\) instead of \(1, 256\)[;)]",
         ),
         (lambda f: set_config(f, num_of_query=64), "3 misshapen: learnable_query"),
         (
             lambda f: change(f, lambda t: t.update({CONNECTOR: t[CONNECTOR].to(torch.int8)})),
-            rf"1 not floating-point: {CONNECTOR} \(int8\)$",
+            rf"1 not floating-point: {CONNECTOR} \(int8\)[;)]",
         ),
         (
             lambda f: change(f, lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)})),
-            rf"1 not floating-point: {NORM} \(float8_e4m3fn\)$",
+            rf"1 not floating-point: {NORM} \(float8_e4m3fn\)[;)]",
         ),
-        (lambda f: change(f, lambda t: t[NORM][3:4].fill_(torch.nan)), f"1 not finite as float32: {NORM}$"),
+        (lambda f: change(f, lambda t: t[NORM][3:4].fill_(torch.nan)), f"1 not finite as float32: {NORM}"),
         (
             lambda f: change(f, lambda t: t[EMBEDDING][7, 7:8].fill_(-torch.inf)),
-            f"1 not finite as float32: {EMBEDDING}$",
+            f"1 not finite as float32: {EMBEDDING}[;)]",
         ),
         # the language head
         (
             lambda f: change(f, lambda t: t.update({HEAD: t[EMBEDDING] * 2})),
-            f"1 not equal to {EMBEDDING}.*: {HEAD}$",
+            f"1 not equal to {EMBEDDING}.*: {HEAD}[;)]",
         ),
         (lambda f: change(f, lambda t: t.update({HEAD: torch.zeros(2, 2)})), rf"misshapen: {HEAD} \(2, 2\)"),
-        (lambda f: set_config(f, tie_word_embeddings=False), f"1 missing: {HEAD}$"),
+        (lambda f: set_config(f, tie_word_embeddings=False), f"1 missing: {HEAD}[;)]"),
     ],
 )
 def test_damage_is_named(folder: Path, damage: Callable[[Path], object], told: str) -> None:
     damage(folder)
-    with pytest.raises(CheckpointError, match=f"(?m){told}") as caught:
+    with pytest.raises(CheckpointError, match=told) as caught:
         load_released(folder)
     assert str(folder) in str(caught.value)
 
@@ -605,7 +605,7 @@ def test_all_faults_are_told_at_once_and_long_lists_are_cut(folder: Path) -> Non
     assert f"1 misshapen: {POINT} (256,)" in told
     assert f"1 not floating-point: {CONNECTOR} (int32)" in told
     assert "1 not finite as float32: learnable_query" in told
-    assert told.count(f" and {len(moved) - 20} more\n") == 2
+    assert told.count(f" and {len(moved) - 20} more") == 2
     assert told.count("x.visual.") == 20
 
 
