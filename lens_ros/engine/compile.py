@@ -7,7 +7,6 @@ A compiler that runs out of memory takes nothing with it; torch is not loaded, i
 
 from __future__ import annotations
 
-import ctypes
 import json
 import signal
 import sys
@@ -15,14 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lens_ros.engine.child import end_with_parent, report
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.tensorrt_api import compile_onnx, import_tensorrt
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(job: Path) -> int:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # not to outlive who asked for it
+    end_with_parent(signal.SIGKILL)
     wanted = json.loads(job.read_text(encoding="utf-8"))
     try:
         library = import_tensorrt(wanted["flavour"])
@@ -32,24 +30,20 @@ def main(job: Path) -> int:
             Path(wanted["onnx"]),
             profile,
             capabilities=tuple(wanted["capabilities"]),
-            progress=lambda phase, done, of: _tell({"phase": phase, "done": done, "of": of}),
+            progress=lambda phase, done, of: report({"phase": phase, "done": done, "of": of}),
         )
         Path(wanted["plan"]).write_bytes(plan)
     except EngineError as error:
-        _tell({"error": str(error)})
+        report({"error": str(error)})
         return 1
     except MemoryError:
-        _tell({"error": "out of memory"})
+        report({"error": "out of memory"})
         return 1
     except OSError as error:
-        _tell({"error": f"the engine cannot be written: {error}"})
+        report({"error": f"the engine cannot be written: {error}"})
         return 1
-    _tell({"tensors": [asdict(spec) for spec in specs]})
+    report({"tensors": [asdict(spec) for spec in specs]})
     return 0
-
-
-def _tell(message: dict[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

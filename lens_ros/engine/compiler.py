@@ -1,15 +1,13 @@
-"""Running the compiler in a process of its own: progress, memory, and what a killed one means."""
+"""Run TensorRT's compiler in a child process: progress, memory, and the reason of its end."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+from lens_ros.engine import child
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.machine import available_memory
 from lens_ros.engine.tensorrt_api import Flavour
@@ -42,45 +40,25 @@ def run_compiler(
     job = plan.with_suffix(".json")
     wanted = {"flavour": flavour, "onnx": str(onnx), "plan": str(plan)}
     job.write_text(json.dumps({**wanted, "profile": profile, "capabilities": capabilities}))
-    command = [sys.executable, "-m", "lens_ros.engine.compile", str(job)]
-    last: dict[str, Any] = {}
-    said: list[str] = []
-    with subprocess.Popen(
-        command, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                try:
-                    last = json.loads(line)
-                except ValueError:
-                    said.append(line.strip())
-                    continue
-                if "phase" in last:
-                    progress.step(last["phase"], last["done"], last["of"])
-        except BaseException:  # we are to end: not after it, which may take minutes
-            process.kill()
-            raise
+
+    def received(message: child.Message) -> None:
+        if "phase" in message:
+            progress.step(message["phase"], message["done"], message["of"])
+
+    outcome = child.follow(child.start("lens_ros.engine.compile", str(job)), received)
     job.unlink()
-    if "tensors" in last and process.returncode == 0:
-        return last["tensors"]
-    if process.returncode < 0 and "error" not in last:
-        raise EngineError(_killed(-process.returncode, onnx))
-    told = last.get("error") or "; ".join(said[-3:]) or f"exit status {process.returncode}"
-    raise EngineError(f"compiling {onnx.name} failed: {told}")
+    if "tensors" in outcome.last and outcome.status == 0:
+        return outcome.last["tensors"]
+    if outcome.killed_by is not None:
+        raise EngineError(_killed(outcome.killed_by, onnx))
+    raise EngineError(f"compiling {onnx.name} failed: {outcome.failure}")
 
 
-def child_environment() -> dict[str, str]:
-    """In which a child process finds this very package."""
-    root = Path(__file__).resolve().parents[2]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-
-
-def _killed(number: int, onnx: Path) -> str:
-    name = signal.Signals(number).name
+def _killed(number: signal.Signals, onnx: Path) -> str:
     if number != signal.SIGKILL:
         return (
-            f"the compiler was ended by {name} while it compiled {onnx.name}; nothing was kept, build again"
+            f"the compiler was ended by {number.name} while it compiled {onnx.name}; nothing was kept, "
+            "build again"
         )
     need, (free, swap) = _memory(onnx.stat().st_size), available_memory()
     return (

@@ -9,7 +9,6 @@ the id of the process that asks. Standard output carries JSON lines: ``{"say"}``
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -25,9 +24,9 @@ from typing import Any
 import torch
 
 from lens_ros.choices import Backend, Precision
+from lens_ros.engine import child
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.compiler import child_environment
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.machine import available_memory
 from lens_ros.model.errors import CheckpointError
@@ -35,7 +34,6 @@ from lens_ros.model.errors import CheckpointError
 GRACE_S = 2.0  # for the process to end by itself when it is asked to
 STEPS_LOGGED_S = 15.0  # between two lines of the log about one phase
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -112,33 +110,17 @@ class Warming:
             if self._cancelled:
                 return "cancelled"
             # The process ends with the thread that starts it, which therefore has to be this one.
-            self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "lens_ros.engine.warming", json.dumps(job)],
-                env=_environment(wanted.device),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
+            self._process = process = child.start(
+                "lens_ros.engine.warming", json.dumps(job), _visible_gpu(wanted.device)
             )
             _yield_to_everything(process.pid)
-        last: dict[str, Any] = {}
-        noise: list[str] = []
-        with process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                try:
-                    last = json.loads(line)
-                except ValueError:
-                    noise.append(line.strip())
-                    continue
-                self._pass_on(last)
-        if "made" in last and process.returncode == 0:
+        outcome = child.follow(process, self._pass_on)
+        if "made" in outcome.last and outcome.status == 0:
             return ""
-        if process.returncode < 0:
+        if outcome.status < 0:
             wanted.cache.sweep()
-            return _killed(-process.returncode)
-        return last.get("error") or "; ".join(noise[-3:]) or f"exit status {process.returncode}"
+            return _killed(signal.Signals(-outcome.status))
+        return outcome.failure
 
     def _pass_on(self, message: dict[str, Any]) -> None:
         if self._cancelled:
@@ -161,20 +143,18 @@ def _yield_to_everything(pid: int) -> None:
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
 
-def _environment(device: str) -> dict[str, str]:
-    """The child's; a compiler takes the first GPU that it sees."""
-    environment = child_environment()
+def _visible_gpu(device: str) -> dict[str, str]:
+    """Return the variable that shows a child this device alone: a compiler takes the first GPU it sees."""
     index = torch.device(device).index or 0
-    if index:
-        visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = visible[index] if index < len(visible) else str(index)
-    return environment
+    if not index:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return {"CUDA_VISIBLE_DEVICES": visible[index] if index < len(visible) else str(index)}
 
 
-def _killed(number: int) -> str:
-    name = signal.Signals(number).name
+def _killed(number: signal.Signals) -> str:
     if number != signal.SIGKILL:
-        return f"the process that made them was ended by {name}; nothing was damaged"
+        return f"the process that made them was ended by {number.name}; nothing was damaged"
     free, swap = available_memory()
     return (
         "the process that made them was killed (SIGKILL): usually the system was out of memory; "
@@ -189,20 +169,20 @@ class _Lines:
         self._last: tuple[str, int] | None = None
 
     def say(self, text: str) -> None:
-        _tell({"say": text})
+        child.report({"say": text})
 
     def step(self, phase: str, done: int, of: int) -> None:
         percent = 100 * done // max(1, of)
         if (phase, percent) != self._last:
             self._last = phase, percent
-            _tell({"phase": phase, "percent": percent})
+            child.report({"phase": phase, "percent": percent})
 
 
 def main(job: str) -> int:
     """The process of its own."""
     for number in _ENDING:
         signal.signal(number, _end)  # so that what is half made is removed
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # not to outlive who asked for it
+    child.end_with_parent(signal.SIGTERM)
     wanted = json.loads(job)
     cache = EngineCache(Path(wanted["cache"]))
     if os.getppid() != wanted["for"]:
@@ -216,14 +196,14 @@ def main(job: str) -> int:
             precision=wanted["precision"],
         )
     except (CheckpointError, EngineError) as error:
-        _tell({"error": str(error)})
+        child.report({"error": str(error)})
         return 1
     except MemoryError:
-        _tell({"error": "out of memory"})
+        child.report({"error": "out of memory"})
         return 1
     finally:
         cache.sweep()  # where the signal came between two steps of the folder's own end
-    _tell({"made": True})
+    child.report({"made": True})
     return 0
 
 
@@ -233,10 +213,6 @@ def _end(number: int, frame: Any) -> None:
     for ending in _ENDING:
         signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)
-
-
-def _tell(message: dict[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_ros.engine.cache import MANIFEST, PLAN, EngineCache, Key, Manifest, default_root, sha256
-from lens_ros.engine.compiler import child_environment
+from lens_ros.engine.child import package_environment
 from lens_ros.engine.errors import EngineError, EngineMissing
 
 KEY = Key(
@@ -142,7 +142,7 @@ def test_what_a_killed_build_left_goes_with_the_next_one_of_its_kind(tmp_path: P
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", making, str(tmp_path)], env=child_environment(), cwd=root)
+    subprocess.run([sys.executable, "-c", making, str(tmp_path)], env=package_environment(), cwd=root)
     (left,) = tmp_path.glob("*/.making-*")
     cache = EngineCache(tmp_path)
     with cache.staging(replace(KEY, precision="fp32"), 10) as made:

@@ -48,11 +48,8 @@ def test_lens_nano_is_compiled_for_every_rtx_gpu(rtx_engines: list[Built], libra
         assert isinstance(runtime.get_engine_validity(header)[0], trt.EngineValidity)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "precision",
-    ["fp16", pytest.param("fp32", marks=pytest.mark.long), pytest.param("bf16", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp16", "fp32", "bf16"])
 def test_the_full_width_decoder_of_sam2_is_compiled(
     sam2_onnx: Callable[[str], Path], library: Library, precision: str
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.compiler import child_environment
+from lens_ros.engine.child import package_environment
 from lens_ros.engine.runtime import open_engines, to_be_made
 from lens_ros.engine.warming import Wanted, Warming
 from lens_ros.model.checkpoint import find_model, read_config
@@ -124,7 +124,7 @@ def test_it_does_not_outlive_who_asked_for_it(own_cache: EngineCache) -> None:
         "threading.Event().wait()\n"
     )
     asking = subprocess.Popen(
-        [sys.executable, "-c", script, str(own_cache.root)], env=child_environment(), cwd=NANO.parents[1]
+        [sys.executable, "-c", script, str(own_cache.root)], env=package_environment(), cwd=NANO.parents[1]
     )
     try:
         wait_until(lambda: half_made(own_cache), "something in the making")
@@ -155,7 +155,7 @@ def test_told_to_end_while_it_ends_it_leaves_nothing(tmp_path: Path) -> None:
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path), job],
-        env=child_environment(),
+        env=package_environment(),
         cwd=NANO.parents[1],
         stdout=subprocess.PIPE,
     ) as making:
