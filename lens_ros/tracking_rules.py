@@ -74,56 +74,42 @@ def why_lost(seen: Observation, checks: Checks, *, was_lost: bool) -> str:
     return ""
 
 
+FIRST_WAIT_S = 0.3  # from a loss to the first question: what passes in front of the camera may pass
+WAIT_FACTOR = 2.0  # of each next wait over the one before
+LONGEST_WAIT_S = 30.0
+
+
 class ReasonAgain:
-    """When to ask the reasoner again about a target: soon after a loss, then ever more rarely; at an
-    interval, if wished. Times are seconds of any one clock that does not run backwards.
+    """Decide when to ask the reasoner again about a lost target: soon after the loss, then ever more rarely.
+
+    Times are seconds of any one clock that does not run backwards.
     """
 
-    def __init__(
-        self, *, first: float = 0.3, factor: float = 2.0, longest: float = 30.0, every: float | None = None
-    ) -> None:
-        """
-        Args:
-            first: seconds from a loss to the first question, so that what passes by may pass.
-            factor: each next wait over the one before.
-            longest: seconds; no wait is longer.
-            every: seconds after an answer at which to ask again even when nothing is lost; None: never.
-
-        Raises:
-            ValueError: ``first <= 0``, ``factor < 1``, ``longest < first`` or ``every <= 0``.
-        """
-        if not (0 < first <= longest) or not factor >= 1 or (every is not None and not every > 0):
-            raise ValueError(
-                f"first={first}, factor={factor}, longest={longest}, every={every}: "
-                "expected 0 < first <= longest, factor >= 1 and every > 0 (or None)"
-            )
-        self._first, self._factor, self._longest, self._every = first, factor, longest, every
-        self._wait = first
+    def __init__(self) -> None:
+        self._wait = FIRST_WAIT_S
         self._lost_at: float | None = None
         self._asked_at: float | None = None
 
     def observe(self, now: float, lost: bool) -> None:
-        """Tells how an update ended. The wait falls back to ``first`` once the target has been held for as
-        long as the present wait: one that is lost at once, again and again, is asked about ever more rarely.
+        """Take note of the result of an update.
+
+        The wait falls back to the first one when the target has been held for as long as the present wait.
+        A target that is lost at once, again and again, is asked about ever more rarely.
         """
         if not lost:
             self._lost_at = None
             if self._asked_at is None or now - self._asked_at >= self._wait:
-                self._wait = self._first
+                self._wait = FIRST_WAIT_S
         elif self._lost_at is None:
             self._lost_at = now
 
     def asked(self, now: float) -> None:
-        """Tells that the reasoner was asked; while it thinks, nothing is due before the next wait is over."""
+        """Take note that the reasoner was asked; nothing is due before the next wait is over."""
         self._asked_at = now
         if self._lost_at is not None:
-            self._wait = min(self._longest, self._wait * self._factor)
+            self._wait = min(LONGEST_WAIT_S, self._wait * WAIT_FACTOR)
             self._lost_at = now
 
     def due(self, now: float) -> bool:
-        """Whether to ask now."""
-        if self._lost_at is not None:
-            return now - self._lost_at >= self._wait
-        if self._every is None or self._asked_at is None:
-            return False
-        return now - self._asked_at >= self._every
+        """Tell whether to ask now."""
+        return self._lost_at is not None and now - self._lost_at >= self._wait

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from forked import start_template
+from hypothesis import HealthCheck, settings
 from rosbags.highlevel import AnyReader
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ os.environ["LENS_ENGINE_CACHE"] = _engines
 # Two processes with as many threads as there are cores wait for each other more than they work.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # Before anything imports rclpy or a message: both read these once.
 os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 99 + 1)

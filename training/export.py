@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.model.checkpoint import find_model, save_model
 from lens_ros.model.network import LensModel
+from lens_ros.whole import whole_folder
 from training.config import RunConfig, plain
 from training.lora import merged
 from training.progress import METRICS
@@ -38,9 +38,6 @@ def export(
         program: that trained it, such as ``"training.supervise"``.
         seconds: that training took.
     """
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_trained(merged(model), tokenizer, partial)
     parent = _record(find_model(config.start_from)) if config.start_from else {}
     record = {
         "program": program,
@@ -56,11 +53,10 @@ def export(
         **more,
         **({"started_from": parent} if parent else {}),
     }
-    (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    shutil.copy(Path(config.out) / METRICS, partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with whole_folder(folder) as partial:
+        save_trained(merged(model), tokenizer, partial)
+        (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        shutil.copy(Path(config.out) / METRICS, partial)
     return folder
 
 

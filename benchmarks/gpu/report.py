@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.runner import Number, Result
+from lens_ros.whole import whole_file
 
 JSON, TABLE, LOG = "gpu_check.json", "gpu_check.txt", "gpu_check.log"
 
@@ -17,8 +17,9 @@ JSON, TABLE, LOG = "gpu_check.json", "gpu_check.txt", "gpu_check.log"
 def write(folder: Path, settings: dict[str, Any], results: Sequence[Result]) -> None:
     """Write both files."""
     content = {"settings": settings, "parts": [asdict(result) for result in results]}
-    _replace(folder / JSON, json.dumps(content, indent=1) + "\n")
-    _replace(folder / TABLE, table(results) + "\n")
+    for name, text in ((JSON, json.dumps(content, indent=1)), (TABLE, table(results))):
+        with whole_file(folder / name) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
 
 
 def table(results: Sequence[Result]) -> str:
@@ -40,9 +41,3 @@ def _row(number: Number) -> str:
         f"  {number.what:44s} {number.value:10.4g} {number.forecast:10.4g}  {number.unit:10s} {ratio}  "
         f"{number.why}"
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -21,6 +21,7 @@ from typing import Any
 
 from lens_ros.choices import Backend, Part, Precision
 from lens_ros.engine.errors import EngineError, EngineMissing
+from lens_ros.whole import whole_file
 
 MANIFEST = "manifest.json"
 _SAME = ("part", "precision", "backend")  # engines that differ in these are other engines, not stale ones
@@ -228,9 +229,8 @@ def default_root() -> Path:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes ``folder/manifest.json`` in one step."""
-    partial = folder / f".{MANIFEST}.{os.getpid()}"
-    partial.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    with whole_file(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

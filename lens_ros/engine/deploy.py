@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -25,9 +23,9 @@ from lens_ros.engine.runtime import SHIPPED
 from lens_ros.model.checkpoint import WEIGHTS, read_config
 from lens_ros.model.config import LensConfig
 from lens_ros.model.errors import CheckpointError
+from lens_ros.whole import whole_folder
 
 MANIFEST, CARD = "manifest.json", "README.md"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 _TAKEN = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "training.json", "metrics.jsonl")
 
 
@@ -72,74 +70,37 @@ def deploy(
     source = exported_model(folder)
     config = read_config(source)
     _may_replace(out)
-    partial = out.with_name(f".{out.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name in _TAKEN:
-            if (source / name).is_file():
-                shutil.copy(source / name, partial)
-        asked = questions(partial)
-        reports = []
-        for scheme in schemes:
-            progress.say(f"quantizing to {scheme}")
-            reports.append(
-                quantize_model(
-                    partial,
-                    scheme,
-                    questions=asked,
-                    min_iou=min_iou if asked else None,
-                    progress=_stepwise(progress),
+        with whole_folder(out) as partial:
+            for name in _TAKEN:
+                if (source / name).is_file():
+                    shutil.copy(source / name, partial)
+            asked = questions(partial)
+            reports = []
+            for scheme in schemes:
+                progress.say(f"quantizing to {scheme}")
+                reports.append(
+                    quantize_model(
+                        partial,
+                        scheme,
+                        questions=asked,
+                        min_iou=min_iou if asked else None,
+                        progress=_stepwise(progress),
+                    )
                 )
+            cache = EngineCache(partial / SHIPPED)
+            graphs = [
+                one.entry.manifest
+                for precision in precisions
+                for one in build(partial, "onnxruntime", cache, progress, precision=precision)
+            ]
+            (partial / CARD).write_text(
+                _card(config, out.name, source, reports, [g for g in graphs if g]), encoding="utf-8"
             )
-        cache = EngineCache(partial / SHIPPED)
-        graphs = [
-            one.entry.manifest
-            for precision in precisions
-            for one in build(partial, "onnxruntime", cache, progress, precision=precision)
-        ]
-        (partial / CARD).write_text(
-            _card(config, out.name, source, reports, [g for g in graphs if g]), encoding="utf-8"
-        )
-        _write_manifest(partial, config)
-        put_in_place(partial, out)
+            _write_manifest(partial, config)
     except OSError as error:
         raise EngineError(f"{out} cannot be written: {error}. Free space or choose another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
-
-
-def put_in_place(made: Path, out: Path) -> None:
-    """Makes the folder ``made`` the folder ``out`` in one step, in which an older one takes its place.
-
-    Where the file system cannot exchange two folders in one step, the older one is put aside first, as
-    ``.NAME.replaced``, and comes back if the second step fails.
-    """
-    aside = out.with_name(f".{out.name}.replaced")
-    if not out.exists():
-        made.rename(out)
-    elif not _exchange(made, out):
-        shutil.rmtree(aside, ignore_errors=True)
-        out.rename(aside)
-        try:
-            made.rename(out)
-        except OSError:
-            aside.rename(out)
-            raise
-    for older in (made, aside):
-        shutil.rmtree(older, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Two folders exchange their names, in one step; whether the file system can do that
-    (https://man7.org/linux/man-pages/man2/rename.2.html, glibc 2.28)."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        return False
-    names = os.fsencode(one), os.fsencode(other)
-    return renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
 
 
 def verify(folder: Path) -> list[str]:

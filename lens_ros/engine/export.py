@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from lens_ros.engine.graphs import MAX_INSTANCES, MAX_TOKENS
 from lens_ros.model.config import ImageConfig, LensConfig
 from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.whole import whole_file
 
 FORMAT = 1  # of the graphs' inputs, outputs and meaning; counts up when an older file no longer fits
 _OPSET = {"fp32": 18, "fp16": 18, "bf16": 22}  # 22 is the first with bfloat16 convolutions
@@ -104,24 +104,20 @@ def export(
     progress(1, _STEPS)
     for key, value in _metadata(info).items():
         program.model.metadata_props[key] = value
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet():
-            program.save(partial, external_data=False)
-        onnx.checker.check_model(str(partial))
-        progress(2, _STEPS)
-        difference = _check(segmenter, info, partial, names, samples)
-        progress(_STEPS, _STEPS)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            with _quiet():
+                program.save(partial, external_data=False)
+            onnx.checker.check_model(str(partial))
+            progress(2, _STEPS)
+            difference = _check(segmenter, info, partial, names, samples)
+            progress(_STEPS, _STEPS)
     except OSError as error:
         raise EngineError(
             f"the ONNX file cannot be written to {path.parent}: {error}. Free space there or choose another "
             "folder."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return difference
 
 

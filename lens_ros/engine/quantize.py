@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from lens_ros.model.quantized import (
     place,
     quantized_file,
 )
+from lens_ros.whole import whole_file
 
 Progress = Callable[[Iterable, str, int], Iterable]  # items, what is done, how many
 _MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -249,13 +249,9 @@ def _write(tensors: dict[str, torch.Tensor], provenance: Provenance, folder: Pat
         for name in _MODEL_FILES:
             shutil.copyfile(folder / name, out / name)
     path = quantized_file(out, provenance.scheme)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         save_file(tensors, partial, metadata=provenance.to_metadata())
         shutil.copymode(folder / "config.json", partial)  # safetensors lets none but the owner read it
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

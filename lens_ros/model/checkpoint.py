@@ -27,6 +27,7 @@ from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
 from lens_ros.model.tensor_check import check_tensors, equal_tensors
 from lens_ros.model.tokenizer import load_tokenizer
+from lens_ros.whole import whole_file
 
 WEIGHTS = "model.safetensors"
 _HEAD = "reasoner.lm_head.weight"
@@ -105,9 +106,8 @@ def save_model(
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for name, tensor in without_tied_head(held, model).items()
     }
-    partial = folder / (WEIGHTS + ".partial")
-    save_file(tensors, partial)
-    os.replace(partial, folder / WEIGHTS)
+    with whole_file(folder / WEIGHTS) as partial:
+        save_file(tensors, partial)
 
 
 def load_model(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ import torch
 from benchmarks.first_mask import scaled
 from lens_ros.cli import main
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.deploy import deploy, exported_model, put_in_place, verify
+from lens_ros.engine.deploy import deploy, exported_model, verify
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.forecast import forecast, parameter_counts
 from lens_ros.lens import Lens
@@ -85,46 +82,6 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="not a deployed model"):
         deploy(NANO, tmp_path / "mine", Recorder())
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
-
-
-def folder_of(number: int, path: Path) -> Path:
-    path.mkdir()
-    (path / "manifest.json").write_text(str(number))
-    return path
-
-
-def test_a_robot_that_reads_meanwhile_finds_the_older_or_the_newer_folder(tmp_path: Path) -> None:
-    out = folder_of(0, tmp_path / "robot")
-    over = threading.Event()
-    read: list[int] = []
-
-    def reads() -> None:
-        while not over.is_set():
-            assert out.is_dir()
-            with contextlib.suppress(FileNotFoundError):  # opened before it was replaced, read after
-                read.append(int((out / "manifest.json").read_text()))
-
-    with ThreadPoolExecutor() as pool:
-        reading = pool.submit(reads)
-        for number in range(1, 200):
-            put_in_place(folder_of(number, tmp_path / "made"), out)
-        over.set()
-        reading.result()  # raises what it met
-    assert read == sorted(read) and read[-1] > 0
-    assert [path.name for path in tmp_path.iterdir()] == ["robot"]
-
-
-def test_where_folders_cannot_be_exchanged_the_older_one_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lens_ros.engine.deploy._exchange", lambda one, other: False)
-    out = folder_of(0, tmp_path / "robot")
-    with pytest.raises(FileNotFoundError):
-        put_in_place(tmp_path / "not made", out)
-    assert (out / "manifest.json").read_text() == "0"
-    put_in_place(folder_of(1, tmp_path / "made"), out)
-    assert (out / "manifest.json").read_text() == "1"
-    assert [path.name for path in tmp_path.iterdir()] == ["robot"]
 
 
 def test_a_run_without_an_export_says_so(tmp_path: Path) -> None:

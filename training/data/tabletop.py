@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from lens_ros.simulation.layout import SCENES_PER_BLOCK
 from lens_ros.simulation.renderer import SimulatorUnavailable, TabletopSimulator
 from lens_ros.simulation.scene import SceneObject
+from lens_ros.whole import whole_folder
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,11 @@ def _render_shard(simulator: TabletopSimulator, job: Job) -> int:
         simulator.frame(job.seed, first + i, count=job.count, held_out_pairs=job.held_out_pairs, depth=False)
         for i in range(job.scenes)
     ]
-    unfinished = job.out / f".{job.folder.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    np.save(unfinished / "rgb.npy", np.stack([frame.rgb for frame in frames]))
-    np.save(unfinished / "instances.npy", np.stack([frame.instances for frame in frames]))
     objects = [[asdict(item) for item in frame.objects] for frame in frames]
-    (unfinished / "objects.json").write_text(json.dumps(objects), encoding="utf-8")
-    os.replace(unfinished, job.folder)
+    with whole_folder(job.folder) as unfinished:
+        np.save(unfinished / "rgb.npy", np.stack([frame.rgb for frame in frames]))
+        np.save(unfinished / "instances.npy", np.stack([frame.instances for frame in frames]))
+        (unfinished / "objects.json").write_text(json.dumps(objects), encoding="utf-8")
     return job.scenes
 
 
