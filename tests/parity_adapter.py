@@ -17,6 +17,7 @@ from lens_ros.model.positions import padded_mrope_positions
 from lens_ros.model.reading import Reading
 from lens_ros.model.released import load_released
 from lens_ros.model.segmenters import ImageFeatures
+from tests.full_pass import full_pass
 
 
 def load(checkpoint_dir: str) -> Adapter:
@@ -40,7 +41,7 @@ class Adapter:
     ) -> dict[str, torch.Tensor]:
         model, context = self.model, self.model.context_module()
         visual = self._see(pixel_values, image_grid_thw)
-        read = model.full_pass(input_ids, attention_mask, visual, _grids(image_grid_thw))
+        read = full_pass(model, input_ids, attention_mask, visual, _grids(image_grid_thw))
         prompt = context(read.queries)
         features = model.segmenter.encode(sam_images)
         low_res, _ = model.decode(features, prompt)

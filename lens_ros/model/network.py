@@ -16,7 +16,7 @@ from lens_ros.model.context import ContextModule
 from lens_ros.model.decoding import StaticDecoders
 from lens_ros.model.generation import GREEDY, Continuation, Sampling, generate, generate_by_lookup
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
-from lens_ros.model.positions import counted_positions, padded_mrope_positions
+from lens_ros.model.positions import padded_mrope_positions
 from lens_ros.model.reading import Reading
 from lens_ros.model.sam import SamSegmenter, SamSizes
 from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
@@ -31,16 +31,6 @@ class Thought:
     token_ids: list[int]
     prompt: torch.Tensor | None
     log_probs: list[float]
-
-
-@dataclass(frozen=True)
-class FullPass:
-    """Whole sequences read at once: final hidden states ``(B, L, H)`` of the tokens and ``(B, Q, H)`` of the
-    context queries, and the positions ``(3, B, L + Q)`` of both."""
-
-    hidden: torch.Tensor
-    queries: torch.Tensor
-    positions: torch.Tensor
 
 
 class LensModel(nn.Module):
@@ -123,46 +113,6 @@ class LensModel(nn.Module):
         """Prompts ``(B, N, C)``, each with a mask prompt ``(B, N, S/4, S/4)`` (logits) where ``previous`` is
         given, to logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``."""
         return self.segmenter.decode(features, prompts.unsqueeze(2), previous)
-
-    def full_pass(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        visual: torch.Tensor,
-        grids: Sequence[tuple[int, int]],
-    ) -> FullPass:
-        """Reads prompts, answers and context queries at once, without a cache, with the position scheme of
-        ``config.query_positions``. Gradients flow.
-
-        Causality makes one pass enough for the answer's log-probabilities and for the masks: the queries
-        come last and change no token before them.
-
-        Args:
-            input_ids, attention_mask: ``(B, L)``; padding (mask 0) may lie at the left, at the right or both.
-            visual: ``(n, H)``, visual tokens of all images, in order.
-            grids: rows and columns of each image's visual tokens.
-
-        Raises:
-            ValueError: image tokens and images do not match, or the model has no context module.
-        """
-        context = self.context_module()
-        asked = context.learnable_query.expand(len(input_ids), -1, -1)
-        mask = torch.cat([attention_mask, attention_mask.new_ones(asked.shape[:2])], dim=1)
-        if self.config.query_positions == "sequential":
-            positions = counted_positions(mask)
-        else:
-            image_token = self.reasoner.config.image_token_id
-            text, following = padded_mrope_positions(input_ids, attention_mask, image_token, grids)
-            tail = following[:, None] + torch.arange(asked.shape[1], device=following.device)
-            positions = torch.cat([text, tail.expand(3, -1, -1)], dim=2)
-        hidden = self.language_model(
-            inputs_embeds=torch.cat([self.embed(input_ids, visual), asked], dim=1),
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-        ).last_hidden_state
-        length = input_ids.shape[1]
-        return FullPass(hidden[:, :length], hidden[:, length:], positions)
 
     @torch.inference_mode()
     def look(self, reasoner_rgb: torch.Tensor, segmenter_rgb: torch.Tensor, prefix_ids: torch.Tensor) -> View:

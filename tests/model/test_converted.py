@@ -25,6 +25,7 @@ from lens_ros.model.decoupled import combine
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.released import load_released
 from lens_ros.model.sam import SamSegmenter, SamSizes
+from tests.full_pass import full_pass
 
 TINY_SAM = SamSizes(64, 2, 2, (1,), image_size=256, prompt_width=32)
 # Ids of the golden checkpoint; other tokens are words without a meaning.
@@ -79,7 +80,7 @@ def mask_of_the_reference(folder: Path, rgb: np.ndarray, instruction: str, new_t
     )  # fmt: skip
     visual = model.reasoner.model.visual(pixels, grid_thw=grid).pooler_output
     rows, cols = int(grid[0, 1]) // 2, int(grid[0, 2]) // 2
-    read = model.full_pass(ids, (ids != 1000).long(), visual, [(rows, cols)])
+    read = full_pass(model, ids, (ids != 1000).long(), visual, [(rows, cols)])
     square = torch.from_numpy(np.array(image.resize((1024, 1024), Image.Resampling.BILINEAR)))
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     features = model.segmenter.encode(((square - mean) / std).permute(2, 0, 1)[None])

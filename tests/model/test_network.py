@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from lens_ros.model.generation import GenerationCancelled, Sampling
 from lens_ros.model.images import reasoner_inputs
 from lens_ros.model.network import LensModel, Thought, View
+from tests.full_pass import full_pass
 
 Built = tuple[LensModel, PreTrainedTokenizerFast]
 Encode = Callable[[str], torch.Tensor]
@@ -44,7 +45,7 @@ def answer(view_of: tuple[LensModel, View], questions: list[torch.Tensor], **set
 def recomputed(model: LensModel, picture: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """The prompt for the segmenter with no cache at all."""
     visual = model.see(picture)[1][0]
-    read = model.full_pass(ids[None], torch.ones_like(ids)[None], visual, [GRID])
+    read = full_pass(model, ids[None], torch.ones_like(ids)[None], visual, [GRID])
     return model.context_module()(read.queries)[0]
 
 
@@ -124,9 +125,9 @@ def test_padding_anywhere_changes_nothing_in_a_full_pass(
         ids[k, left : left + len(row)], mask[k, left : left + len(row)] = row, 1
     with torch.inference_mode():
         visual = model.see(picture)[1][0]
-        padded = model.full_pass(ids, mask, visual.repeat(3, 1), [GRID] * 3)
+        padded = full_pass(model, ids, mask, visual.repeat(3, 1), [GRID] * 3)
         for k, row in enumerate(rows):
-            alone = model.full_pass(row[None], torch.ones_like(row)[None], visual, [GRID])
+            alone = full_pass(model, row[None], torch.ones_like(row)[None], visual, [GRID])
             seen = mask[k].bool()
             torch.testing.assert_close(padded.hidden[k, seen], alone.hidden[0], atol=1e-5, rtol=0)
             torch.testing.assert_close(padded.queries[k], alone.queries[0], atol=1e-5, rtol=0)

@@ -23,6 +23,7 @@ from lens_ros.model.images import visual_grid
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import padded_mrope_positions
 from lens_ros.model.reading import Reading
+from tests.full_pass import full_pass
 from training.nano import build_nano
 from training.policy import Completions, Judged, Policy, without_adapters
 
@@ -89,7 +90,7 @@ def copied(model: LensModel, completions: Completions) -> Judged:
             picture = completions.reasoner_images[b : b + 1]
             visual = model.see(picture)[1][0]
             grid = visual_grid(*picture.shape[1:3])
-            read = model.full_pass(ids[None], torch.ones_like(ids)[None], visual, [grid])
+            read = full_pass(model, ids[None], torch.ones_like(ids)[None], visual, [grid])
             everywhere = model.reasoner.lm_head(read.hidden[0]).log_softmax(-1)
             distributions = everywhere[len(ids) - length - 1 : len(ids) - 1]
             chosen = distributions.gather(1, said[:, None])[:, 0]
