@@ -200,8 +200,8 @@ class ImageInput:
             self._measured.forget_notes("image loss")
             return
         text = (
-            f"{loss.images_hz:.1f} of {loss.infos_hz:.1f} images per second arrive on {self.topic}, by the "
-            f"camera_info that arrive: the others get lost on their way; {LOSS_ADVICE}"
+            f"images arrive on {self.topic} at {loss.images_hz:.1f} Hz and their camera_info at "
+            f"{loss.infos_hz:.1f} Hz, so most images get lost on their way: {LOSS_ADVICE}"
         )
         self._measured.note("image loss", text)
         passed = self._complaints("loss", text)

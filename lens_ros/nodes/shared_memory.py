@@ -136,7 +136,7 @@ def report(found: SharedMemory, wanted: int, size: int) -> str:
     if found.trouble:
         what = f"{FOLDER} {found.trouble}"
     else:
-        what = f"{FOLDER} has {_mib(found.free)} MiB free of {_mib(found.size)}"
+        what = f"{FOLDER} has {_mib(found.free)} MiB free of {_mib(found.size)} MiB"
         if found.stale >= MIB:
             what += (
                 f", and {_mib(found.stale)} MiB are held by processes that were killed "
@@ -144,8 +144,8 @@ def report(found: SharedMemory, wanted: int, size: int) -> str:
             )
     if size:
         means = (
-            f"this process has Fast DDS use {_mib(size)} MiB of shared memory instead of {_mib(wanted)}, so "
-            f"raw images above {size * LARGEST_IMAGE / 1e6:.0f} MB that it publishes may get lost"
+            f"this process has Fast DDS use {_mib(size)} MiB of shared memory instead of {_mib(wanted)} MiB, "
+            f"so raw images above {size * LARGEST_IMAGE / 1e6:.0f} MB that it publishes may get lost"
         )
     else:
         means = (
