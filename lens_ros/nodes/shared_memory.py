@@ -22,7 +22,7 @@ SMALLEST_BYTES = 2 * MIB  # holds two raw images of 640x480; below, they do bett
 DEFAULT_BYTES = (
     MIB  # needed by a participant without a profile: 0.5 MiB for its segment, the rest for its ports
 )
-LARGEST_IMAGE = 0.75  # of a segment; measured: 1080p needs 8 MiB, 720p needs 4 MiB
+LARGEST_IMAGE = 2 / 3  # of a segment; measured (docs/containers.md)
 STALE_AGE_S = 10.0  # a younger file may be one that is just being made
 PROFILE_NAME = "lens_ros"  # of the participant in config/fastdds.xml
 NAMESPACE = "http://www.eprosima.com"
