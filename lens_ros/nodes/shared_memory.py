@@ -18,10 +18,9 @@ from xml.etree import ElementTree
 FOLDER = Path("/dev/shm")
 MIB = 1 << 20
 SHARE = 6  # of the free memory, one part goes to each participant: the fifth still gets half of the first
-SMALLEST_BYTES = 2 * MIB  # holds two raw images of 640x480; below, they do better over UDP
-DEFAULT_BYTES = (
-    MIB  # needed by a participant without a profile: 0.5 MiB for its segment, the rest for its ports
-)
+SMALLEST_BYTES = 2 * MIB  # holds two raw images of 640x480
+DEFAULT_BYTES = MIB // 2  # the segment of a participant without a profile
+PORTS_BYTES = MIB  # needed beside a segment; measured: 0.3 to 0.8 MiB
 LARGEST_IMAGE = 2 / 3  # of a segment; measured (docs/containers.md)
 STALE_AGE_S = 10.0  # a younger file may be one that is just being made
 PROFILE_NAME = "lens_ros"  # of the participant in config/fastdds.xml
@@ -157,7 +156,7 @@ def report(found: SharedMemory, wanted: int, size: int) -> str:
 
 def misfit(found: SharedMemory, wanted: int, profile: str) -> str:
     """Return what to tell about segments that are not ours to change; empty if they fit."""
-    if found.usable >= wanted:
+    if not wanted or found.usable >= wanted + PORTS_BYTES:
         return ""
     text = report(found, wanted, 0)
     return f"{text}; the profile {profile} asks for {_mib(wanted)} MiB" if profile else text
