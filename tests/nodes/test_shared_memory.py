@@ -95,7 +95,9 @@ def test_the_profile_fits_while_a_node_is_made_and_no_longer(monkeypatch) -> Non
     assert os.environ[PROFILE_VARIABLE] == str(SHIPPED) and not chosen.exists()
 
 
-@pytest.mark.parametrize(("free", "said"), [(64 * MIB, ""), (32 * MIB, "asks for 32 MiB"), (0, "asks for 32 MiB")])
+@pytest.mark.parametrize(
+    ("free", "said"), [(64 * MIB, ""), (32 * MIB, "asks for 32 MiB"), (0, "asks for 32 MiB")]
+)
 def test_a_profile_of_the_users_is_never_replaced(monkeypatch, tmp_path, free: int, said: str) -> None:
     own = tmp_path / "mine.xml"
     own.write_text(OTHERS)
