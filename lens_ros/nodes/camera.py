@@ -35,6 +35,7 @@ from lens_ros.nodes import conversions, parameters
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.executor import spin
 from lens_ros.nodes.lifetime import SIGNAL_POLL_S, ended_by_signal
+from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.parameters import CameraParameters, ParameterError
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
 from lens_ros.nodes.throttle import Throttle
@@ -204,14 +205,17 @@ def main(arguments: list[str] | None = None) -> int:
     With rclpy's own signal handlers an exception may come up anywhere in rclpy and leave what it was about to
     let go of.
     """
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    ended = ended_by_signal()
     try:
-        node = CameraNode()
+        with fitted_profile() as trouble:
+            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+            ended = ended_by_signal()
+            node = CameraNode()
     except (ParameterError, SourceError) as error:
         get_logger("camera").fatal(str(error))
         rclpy.try_shutdown()
         return 1
+    if trouble:
+        node.get_logger().warning(trouble)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     node.finished.add_done_callback(lambda _: ended.set())

@@ -16,9 +16,16 @@ from lens_ros.nodes.throttle import Throttle
 class CameraInfoInput:
     """The subscription to `camera_info`, for those outputs that need a calibration."""
 
-    def __init__(self, node: LifecycleNode, settings: Callable[[], PerceptionParameters]) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        settings: Callable[[], PerceptionParameters],
+        on_info: Callable[[CameraInfo], None],
+    ) -> None:
+        """`on_info(message)` is called for every message."""
         self._node = node
         self._settings = settings
+        self._on_info = on_info
         self._endpoints = Endpoints(node)
         self._complaints = Throttle(settings().log_interval_s)
         self._last: CameraInfo | None = None
@@ -52,3 +59,4 @@ class CameraInfoInput:
 
     def _keep(self, message: CameraInfo) -> None:
         self._last = message
+        self._on_info(message)

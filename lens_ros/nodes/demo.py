@@ -29,6 +29,7 @@ from std_msgs.msg import String
 
 from lens_ros.msg import Instance, Reasoning, Segmentation
 from lens_ros.nodes import conversions
+from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.processes import (
     ACTIVATE,
     CONFIGURE,
@@ -198,8 +199,12 @@ def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) 
     os.environ.setdefault("ROS_LOG_DIR", str(logs.resolve()))
     isolate(own_domain())
     print(f"camera: {bag}; nodes `camera` and `perception` on ROS_DOMAIN_ID {os.environ['ROS_DOMAIN_ID']}")
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # main() ends the nodes in order
-    node = rclpy.create_node("demo")
+    with fitted_profile() as trouble:
+        # main() ends the nodes in order.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        node = rclpy.create_node("demo")
+    if trouble:
+        node.get_logger().warning(trouble)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     driver = Driver(node, executor)

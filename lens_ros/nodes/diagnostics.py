@@ -129,7 +129,14 @@ class Diagnostics:
         if state == "active":
             troubles = [
                 text
-                for trouble in ("silence", "image trouble", "image change", "mismatch", "simulated time")
+                for trouble in (
+                    "silence",
+                    "image loss",
+                    "image trouble",
+                    "image change",
+                    "mismatch",
+                    "simulated time",
+                )
                 for text in measured.noted(trouble)
             ]
             level = DiagnosticStatus.WARN if troubles else DiagnosticStatus.OK

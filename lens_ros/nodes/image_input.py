@@ -10,13 +10,14 @@ from typing import TypeAlias
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
 from lens_ros.nodes import conversions
 from lens_ros.nodes.continuity import Continuity
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.endpoints import Endpoints, newest_only
+from lens_ros.nodes.losses import Losses
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.parameters import PerceptionParameters
@@ -25,6 +26,11 @@ from lens_ros.nodes.throttle import Throttle
 
 ImageMessage: TypeAlias = "Image | CompressedImage"
 
+LOSS_ADVICE = (
+    "check that the CAMERA's process uses lens_ros' config/fastdds.xml and that /dev/shm has room for it "
+    "(with Docker: --shm-size=1g or --ipc=host); over a network check net.core.rmem_max and the MTU, or set "
+    "image_transport to compressed"
+)
 CHANGE_NOTED_S = 10.0  # how long /diagnostics tells of a change that is over in a moment
 
 
@@ -56,6 +62,7 @@ class ImageInput:
         self._last_at = 0.0
         self._silence_reported = False
         self._continuity = Continuity()
+        self._losses = Losses()
 
     def open(self) -> None:
         """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""
@@ -68,15 +75,21 @@ class ImageInput:
         self._last_at = time.monotonic()
         self._silence_reported = False
         self._continuity = Continuity()
+        self._losses.clear()
         message_type = CompressedImage if compressed else Image
         self._endpoints.subscription(message_type, self.topic, self._on_image, newest_only())
         self._endpoints.timer(1.0, self._check_silence)
+        self._endpoints.timer(1.0, self._check_losses)
 
     def close(self) -> None:
         """Receives no more."""
         self._endpoints.close()
-        for trouble in ("silence", "image trouble", "image change"):
+        for trouble in ("silence", "image trouble", "image change", "image loss"):
             self._measured.forget_notes(trouble)
+
+    def note_info(self, message: CameraInfo) -> None:
+        """Note that a camera_info has arrived: each is to have its image."""
+        self._losses.info(_nanoseconds(message))
 
     @property
     def form(self) -> str:
@@ -128,6 +141,7 @@ class ImageInput:
         self._measured.add("image", 0.0)
         if age is not None:
             self._measured.add("age", age)
+        self._losses.image(_nanoseconds(message))
         if self._silence_reported:
             self._silence_reported = False
             self._measured.forget_notes("silence")
@@ -160,11 +174,14 @@ class ImageInput:
         self._silence_reported = True
         self._fell_silent()
         publishers = self.node.count_publishers(self.topic)
+        infos = self._losses.infos_since(timeout)
         if publishers == 0:
             why = (
                 "nobody publishes there: is the camera running, and is `image` remapped to its topic? "
                 "(the parameter image_transport chooses between raw and compressed)"
             )
+        elif infos:
+            why = f"{infos} camera_info arrived meanwhile, so images may get lost on their way: {LOSS_ADVICE}"
         else:
             why = (
                 f"{publishers} publisher(s) there: if the images are larger than 0.5 MB, Fast DDS drops "
@@ -175,6 +192,26 @@ class ImageInput:
         text = f"no image on {self.topic} for {silence:.0f} s; {why}"
         self._measured.note("silence", text)
         self.node.get_logger().warning(text)
+
+    @survives
+    def _check_losses(self) -> None:
+        loss = self._losses.loss()
+        if loss is None:
+            self._measured.forget_notes("image loss")
+            return
+        text = (
+            f"images arrive on {self.topic} at {loss.images_hz:.1f} Hz and their camera_info at "
+            f"{loss.infos_hz:.1f} Hz, so most images get lost on their way: {LOSS_ADVICE}"
+        )
+        self._measured.note("image loss", text)
+        passed = self._complaints("loss", text)
+        if passed is not None:
+            self.node.get_logger().warning(passed)
+
+
+def _nanoseconds(message: ImageMessage | CameraInfo) -> int:
+    stamp = message.header.stamp
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 def check(message: ImageMessage) -> None:

@@ -24,6 +24,7 @@ from std_msgs.msg import Empty
 
 from lens_ros.heaps import limit_heaps, trim_heaps
 from lens_ros.nodes.executor import CallbackExecutor
+from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.parameters import ParameterError
 from lens_ros.nodes.reporting import described
 from lens_ros.nodes.watchdog import Watchdog
@@ -91,15 +92,18 @@ def run(
     # A callback that answers needs the interpreter's lock several times; the model's thread gives it up when
     # asked, by default after 5 ms each time.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    ended = ended_by_signal()
     log = get_logger("perception")
     try:
-        node = make_node()
+        with fitted_profile() as trouble:
+            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+            ended = ended_by_signal()
+            node = make_node()
     except ParameterError as error:
         log.fatal(str(error))
         rclpy.try_shutdown()
         return 1
+    if trouble:
+        log.warning(trouble)
     executor = make_executor()
     assert isinstance(node, Node)
     executor.add_node(node)

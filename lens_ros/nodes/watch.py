@@ -31,6 +31,7 @@ from lens_ros.nodes.client.errors import LensError, missing
 from lens_ros.nodes.client.lens_client import LensClient, beside
 from lens_ros.nodes.endpoints import reliable, requests
 from lens_ros.nodes.measurements import Measurements
+from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.watched import Watched, rendered
 
 ASK_PERIOD_S = 1.0
@@ -114,9 +115,10 @@ def watch(
     the node has not told by then. Raises `LensError` when it is not found.
     """
     context = rclpy.Context()
-    rclpy.init(args=[], context=context)
-    executor = SingleThreadedExecutor(context=context)
-    node = rclpy.create_node(f"lens_watch_{os.getpid()}", context=context)
+    with fitted_profile():  # it receives small messages alone: whatever fits will do
+        rclpy.init(args=[], context=context)
+        executor = SingleThreadedExecutor(context=context)
+        node = rclpy.create_node(f"lens_watch_{os.getpid()}", context=context)
     try:
         executor.add_node(node)
         watcher = Watcher(node, perception)

@@ -20,7 +20,7 @@ _VARYING = (
     (r" \(and \d+ more like this in between\)", ""),
     (r"(?<![\w.])/(?:[\w.~+-]+/)+(?=[\w.~+-])", "…/"),  # folders of absolute paths with more than one part
     (r"\.making-[\w-]+", ".making-…"),
-    (r"-?\b\d+(?:\.\d+)?(?= (?:ms|s|MB|GB)\b)", "N"),
+    (r"-?\b\d+(?:\.\d+)?(?= (?:ms|s|Hz|MiB|MB|GB)\b)", "N"),
 )
 
 HEAD = """# What happens when something goes wrong

@@ -22,7 +22,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from lens_ros.msg import Reasoning, Segmentation
-from lens_ros.nodes.middleware import PROFILE_VARIABLE
+from lens_ros.nodes.middleware import PROFILE_VARIABLE, fitted_profile
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
 TIMEOUT = 180.0  # of anything that takes a moment; only ever reached by a failure
@@ -41,7 +41,8 @@ def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
     os.environ["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    graph = Graph(domain, tmp_path_factory.mktemp("logs"))
+    with fitted_profile():
+        graph = Graph(domain, tmp_path_factory.mktemp("logs"))
     try:
         yield graph
     finally:

@@ -14,6 +14,7 @@ from rclpy.task import Future
 from lens_ros.nodes.client.errors import LensError
 from lens_ros.nodes.client.lens_client import LensClient
 from lens_ros.nodes.executor import spin
+from lens_ros.nodes.middleware import fitted_profile
 
 POLL_S = 0.02
 
@@ -23,8 +24,11 @@ class Participant:
 
     def __init__(self, node_name: str, perception: str, server_timeout_s: float) -> None:
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node(node_name, context=self._context)
+        with fitted_profile() as trouble:
+            rclpy.init(context=self._context)
+            self.node = rclpy.create_node(node_name, context=self._context)
+        if trouble:
+            self.node.get_logger().warning(trouble)
         self.client = LensClient(self.node, perception, server_timeout_s=server_timeout_s)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
