@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lens_ros.choices import BACKEND_CHOICES, DECODINGS, PRECISIONS, QUANTIZATIONS
+from lens_ros.nodes import overrides
 
 
 @dataclass(frozen=True)
@@ -271,8 +272,8 @@ def specifications(table: type[Values]) -> dict[str, Specification]:
 
 
 def declare(node: Node, table: type[Values]) -> Values:
-    """Declares every parameter of `table` on `node` and returns their values, which launch files may have
-    overridden.
+    """Declare every parameter of `table` on `node`; return their values, which launch files may have
+    overridden. Warn of overrides that no parameter has the name of.
 
     Raises `ParameterError` for a value outside of its choices; rclpy's own exceptions for a wrong type or
     range are turned into it as well.
@@ -289,6 +290,9 @@ def declare(node: Node, table: type[Values]) -> Values:
         objection = row.objection(name, node.get_parameter(name).value)
         if objection:
             raise ParameterError(f"{objection}: correct the parameters file or the command line")
+    given = [name for name in node._parameter_overrides if not node.has_parameter(name)]
+    if objection := overrides.unknown_names(given, rows):
+        node.get_logger().warning(objection)
     return read(node, table)
 
 
