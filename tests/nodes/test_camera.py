@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
 from lens_ros.nodes import conversions
+from lens_ros.nodes.command_line import UNUSABLE
 from lens_ros.nodes.sources import Shot, Source, SourceError, open_source
 
 RECORDED = 1_700_000_000  # seconds

@@ -10,6 +10,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation, ForkedNode, Graph
 
+from lens_ros.nodes.command_line import UNUSABLE
 from lens_ros.nodes.processes import (
     ACTIVATE,
     ACTIVE,
