@@ -29,7 +29,8 @@ def raised_once() -> Iterator[None]:
     """Raise KeyboardInterrupt for the first SIGINT or SIGTERM, and ignore its repetitions from then on.
 
     A later repetition than `REPEAT_S` raises again: the first one may have been lost, as in a finaliser.
-    Handlers are restored where no signal came. A no-op outside the main thread.
+    Handlers are restored where no signal came. A signal that was ignored from the start, as SIGINT is in jobs
+    that a script runs in the background, stays ignored. A no-op outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -42,7 +43,11 @@ def raised_once() -> Iterator[None]:
             raised_at = time.monotonic()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

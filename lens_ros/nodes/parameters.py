@@ -93,7 +93,8 @@ class PerceptionParameters:
 
     autostart: bool = _parameter(
         False,
-        "Configure and activate at once, as the launch files have it; otherwise a lifecycle manager does.",
+        "Configure and activate at once; otherwise a lifecycle manager does. The launch files do it at once "
+        "unless a parameters file says otherwise: take this line out of your copy, or set it to true.",
         when="start",
     )
     model: str = _parameter(

@@ -232,6 +232,8 @@ def test_more_signals_do_not_change_the_end_of_a_program(
             [sys.executable, "-u", "-m", *(places.get(part, part) for part in command)],
             stdout=output,
             stderr=subprocess.STDOUT,
+            # As in a terminal, even where these tests run in the background.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     handled = re.compile(r"SigCgt:\s+([0-9a-f]+)")
     # Once it handles the signal, and has said so where it says something.
@@ -270,3 +272,14 @@ def test_handlers_are_restored_where_no_signal_came():
     with interrupts.raised_once():
         assert [signal.getsignal(number) for number in interrupts.ENDING] != before
     assert [signal.getsignal(number) for number in interrupts.ENDING] == before
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts.raised_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
