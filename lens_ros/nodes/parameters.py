@@ -280,6 +280,9 @@ def declare(node: Node, table: type[Values]) -> Values:
     range are turned into it as well.
     """
     rows = specifications(table)
+    given = [name for name in node._parameter_overrides if not node.has_parameter(name)]
+    if objection := overrides.unknown_names(given, rows):
+        node.get_logger().warning(objection)
     for name, row in rows.items():
         try:
             node.declare_parameter(name, row.default, row.descriptor())
@@ -291,9 +294,6 @@ def declare(node: Node, table: type[Values]) -> Values:
         objection = row.objection(name, node.get_parameter(name).value)
         if objection:
             raise ParameterError(f"{objection}: correct the parameters file or the command line")
-    given = [name for name in node._parameter_overrides if not node.has_parameter(name)]
-    if objection := overrides.unknown_names(given, rows):
-        node.get_logger().warning(objection)
     return read(node, table)
 
 
