@@ -1,11 +1,12 @@
 """A recorded camera and the node `perception`.
 
-ros2 launch lens_ros demo.launch.py instruction:="the red mug"
-ros2 topic pub --once /instruction std_msgs/msg/String "{data: the largest bowl}"
+ros2 launch lens_ros demo.launch.py instruction:="the red bottle"
+ros2 topic pub --once /instruction std_msgs/msg/String "{data: the largest mug}"
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -14,29 +15,35 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from lens_ros.nodes.launching import LEVELS, logger, number
 
 SHARE = Path(get_package_share_directory("lens_ros"))
+BAG = str(SHARE / "demo" / "tabletop")
+# Empty changes nothing, as in perception.launch.py.
 ARGUMENTS = {
-    "source": (str(SHARE / "demo" / "tabletop"), "A rosbag2 folder, or a folder of pictures"),
-    "rate": ("1.0", "Playing speed of a recording"),
+    "source": ("", f"A rosbag2 folder, or a folder of pictures; empty: {BAG}"),
+    "rate": ("", "Playing speed of a recording; empty: 1.0"),
     "namespace": ("", "Namespace of both nodes"),
-    "params_file": (str(SHARE / "config" / "perception.yaml"), "Parameters of the node perception"),
+    "params_file": ("", "File of parameters of the node perception; empty: their defaults"),
     "model": ("", "Name of a model that ships with lens_ros, or path of a checkpoint folder"),
     "device": ("", "Where the model runs: cpu, cuda, cuda:1"),
     "image_transport": ("", "How perception receives images: raw or compressed"),
     "instruction": ("", "Instruction to follow from the beginning"),
     "fastdds_profile": (
         str(SHARE / "config" / "fastdds.xml"),
-        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",
+        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes "
+        "nothing, and the default leaves the environment a profile of its own",
     ),
-    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "log_level": ("", f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}, of both nodes; empty: info"),
 }
+OF_CAMERA = ("source", "rate")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declares every argument at top level, then starts both nodes."""
+    """Declare every argument at top level, then start both nodes."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
@@ -45,26 +52,33 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The camera, and perception by its own launch file."""
+    """Return the camera, and perception by its own launch file."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    around = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace
+    name = logger(prefix_namespace(around, given["namespace"]) or "", "camera")
+    parameters = {}
+    if given["source"]:
+        parameters["source"] = ParameterValue(given["source"], value_type=str)
+    if given["rate"]:
+        parameters["rate"] = number("rate", given["rate"])
     camera = Node(
         package="lens_ros",
         executable="camera_node",
         name="camera",
         namespace=given["namespace"],
-        parameters=[
-            {
-                "source": ParameterValue(given["source"], value_type=str),
-                "rate": float(given["rate"]),
-            }
+        parameters=[parameters] if parameters else [],
+        # The first parameters on the command line yield to all that follow.
+        ros_arguments=[
+            "-p",
+            f"source:={json.dumps(BAG)}",
+            *(["--log-level", f"{name}:={given['log_level']}"] if given["log_level"] else []),
         ],
-        ros_arguments=["--log-level", f"camera:={given['log_level']}"],
         output="screen",
         emulate_tty=True,
     )
     perception = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "perception.launch.py")),
-        launch_arguments={name: given[name] for name in given if name not in ("source", "rate")}.items(),
+        launch_arguments={name: given[name] for name in given if name not in OF_CAMERA}.items(),
     )
     # Perception first: it sets the Fast DDS profile, which counts above all where images are published.
     return [perception, camera]

@@ -6,50 +6,71 @@ ros2 launch lens_ros perception.launch.py --show-args
 
 from __future__ import annotations
 
-import os
+import time
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import matches_action
+from launch.events.process import ProcessExited, ShutdownProcess
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
+from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from lens_ros.nodes.launching import LEVELS, Restarts, beside, logger, parameter_file, truth
 
 SHARE = Path(get_package_share_directory("lens_ros"))
-# Where an argument is also a parameter, empty means: as in params_file.
+PROFILE = str(SHARE / "config" / "fastdds.xml")
+# Empty changes nothing: what params_file, or SetParameter and SetRemap of a launch file that includes this
+# one, have set stays.
 ARGUMENTS = {
     "namespace": ("", "Namespace of the node and of its relative topics"),
-    "params_file": (
-        str(SHARE / "config" / "perception.yaml"),
-        "Parameters; the default file explains them all",
-    ),
+    "params_file": ("", f"File of parameters; {SHARE / 'config' / 'perception.yaml'} explains them all"),
     "model": ("", "Name of a model that ships with lens_ros, or path of a checkpoint folder"),
     "device": ("", "Where the model runs: cpu, cuda, cuda:1"),
-    "image_topic": ("image", "Color images (with image_transport:=compressed, the name without /compressed)"),
+    "image_topic": (
+        "",
+        "Color images (with image_transport:=compressed, the name without /compressed); empty: image",
+    ),
     "camera_info_topic": ("", "Calibration of the camera; empty: camera_info beside image_topic"),
     "image_transport": ("", "raw or compressed"),
-    "instruction_topic": ("instruction", "Instructions, std_msgs/String"),
+    "instruction_topic": ("", "Instructions, std_msgs/String; empty: instruction"),
     "instruction": ("", "Instruction to follow from the beginning"),
     "autostart": (
+        "",
+        "Configure and activate the node at once; false leaves that to a lifecycle manager. Empty: as the "
+        "parameters say, else true",
+    ),
+    "respawn": (
         "true",
-        "Configure and activate the node at once; false leaves that to a lifecycle manager",
+        "Start the node's process again, 2 s later, when it has crashed; not after errors of configuration, "
+        "and at most 5 times in 10 minutes",
     ),
-    "respawn": ("true", "Start the node's process anew, 2 s later, when it has ended"),
     "fastdds_profile": (
-        str(SHARE / "config" / "fastdds.xml"),
-        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes nothing",
+        PROFILE,
+        "Fast DDS profile of the processes started here (images above 0.5 MB need it); empty changes "
+        "nothing, and the default leaves the environment a profile of its own",
     ),
-    "log_level": ("info", "debug, info, warn, error or fatal"),
-    "use_sim_time": ("false", "Take the time from /clock"),
+    "log_level": ("", f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}; empty: info"),
+    "use_sim_time": ("", "true takes the time from /clock; empty: as the parameters say, else false"),
 }
 RESPAWN_DELAY_S = 2.0
-PARAMETERS = ("model", "device", "image_transport", "instruction")
+TEXTS = ("model", "device", "image_transport", "instruction")
+SWITCHES = ("autostart", "use_sim_time")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declares every argument at top level, then starts the node."""
+    """Declare every argument at top level, then start the node."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
@@ -58,50 +79,73 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The node, which with autostart brings itself up."""
+    """Return the node, which with autostart brings itself up."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    # Texts stay texts: an instruction `yes` is no boolean.
+    chosen = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
+    chosen |= {name: truth(name, given[name]) for name in SWITCHES if given[name]}
+    file = [ParameterFile(parameter_file(given["params_file"]))] if given["params_file"] else []
     node = LifecycleNode(
         package="lens_ros",
         executable="perception_node",
         name="perception",
         namespace=given["namespace"],
-        parameters=[
-            ParameterFile(given["params_file"]),
-            # Texts stay texts: an instruction `yes` is no boolean.
-            {name: ParameterValue(given[name], value_type=str) for name in PARAMETERS if given[name]},
-            {name: is_true(given[name]) for name in ("autostart", "use_sim_time")},
-        ],
-        remappings=[
-            ("image", given["image_topic"]),
-            ("camera_info", given["camera_info_topic"] or beside(given["image_topic"], "camera_info")),
-            ("instruction", given["instruction_topic"]),
-        ],
-        ros_arguments=["--log-level", f"perception:={given['log_level']}"],
+        parameters=[*file, *([chosen] if chosen else [])],
+        remappings=remappings(given),
+        # The first parameters on the command line yield to all that follow.
+        ros_arguments=["-p", "autostart:=true", *log_level(context, given)],
         output="screen",
         emulate_tty=True,
-        respawn=is_true(given["respawn"]),
+        respawn=truth("respawn", given["respawn"]),
         respawn_delay=RESPAWN_DELAY_S,
     )
-    return [*fastdds(given["fastdds_profile"]), node]
+    return [*fastdds(context, given["fastdds_profile"]), *give_up(node), node]
 
 
-def is_true(text: str) -> bool:
-    """What people write for true."""
-    return text.strip().lower() in ("true", "1", "yes", "on")
+def remappings(given: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the topics that have other names, the camera's calibration beside its images."""
+    images = given["image_topic"]
+    topics = {
+        "image": images,
+        "camera_info": given["camera_info_topic"] or (beside(images, "camera_info") if images else ""),
+        "instruction": given["instruction_topic"],
+    }
+    return [(name, topic) for name, topic in topics.items() if topic]
 
 
-def beside(topic: str, name: str) -> str:
-    """A topic in the namespace of another one."""
-    space, slash, _ = topic.rpartition("/")
-    return f"{space}{slash}{name}"
-
-
-def fastdds(profile: str) -> list[LaunchDescriptionEntity]:
-    """Sets the Fast DDS profile, under the name that this distribution reads."""
-    if not profile:
+def log_level(context: LaunchContext, given: dict[str, str]) -> list[str]:
+    """Return the ROS arguments that set the level of the node's logger, wherever its namespace is."""
+    if not given["log_level"]:
         return []
-    older = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
-    environment = {f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE": profile}
-    if profile == ARGUMENTS["fastdds_profile"][0]:
+    if given["log_level"].lower() not in LEVELS:
+        raise ValueError(f"log_level is '{given['log_level']}'; expected one of {', '.join(LEVELS)}")
+    around = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace
+    namespace = prefix_namespace(around, given["namespace"]) or ""
+    return ["--log-level", f"{logger(namespace, 'perception')}:={given['log_level']}"]
+
+
+def give_up(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
+    """Return the handler that ends the respawning of a node where that makes no sense."""
+    restarts = Restarts()
+
+    def after_exit(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:
+        objection = restarts.objection(event.returncode, time.monotonic())
+        if context.is_shutdown or not objection:
+            return None
+        get_logger("perception").error(f"not started again: {objection}")
+        # The process is gone; this ends the wait for its respawn.
+        return EmitEvent(event=ShutdownProcess(process_matcher=matches_action(node)))
+
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=after_exit))]
+
+
+def fastdds(context: LaunchContext, profile: str) -> list[LaunchDescriptionEntity]:
+    """Set the Fast DDS profile, under the name that this distribution reads."""
+    older = context.environment.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
+    variable = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
+    if not profile or (profile == PROFILE and context.environment.get(variable)):
+        return []
+    environment = {variable: profile}
+    if profile == PROFILE:
         environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"  # what that leaves to the profile is in there
     return [SetEnvironmentVariable(name, value) for name, value in environment.items()]

@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from lens_ros import interrupts
+
 # Each is a module of lens_ros.commands, imported when it is the one that was asked for: torch takes seconds,
 # and not everything needs it.
 COMMANDS = {
@@ -22,16 +24,21 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs ``lens``; returns the exit status: 0 found, 1 nothing found, 2 unusable input."""
+    """Run ``lens``; return the exit status: 0 found, 1 nothing found, 2 unusable input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="lens", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
-        if arguments[:1] == [name]:
-            importlib.import_module(f"lens_ros.commands.{name.replace('-', '_')}").add_parser(command)
-    options = parser.parse_args(arguments)
-    return options.run(options)
+    with interrupts.raised_once():
+        try:
+            for name, summary in COMMANDS.items():
+                command = commands.add_parser(name, help=summary)
+                if arguments[:1] == [name]:
+                    importlib.import_module(f"lens_ros.commands.{name.replace('-', '_')}").add_parser(command)
+            options = parser.parse_args(arguments)
+            return options.run(options)
+        except KeyboardInterrupt:
+            print("\nlens: interrupted", file=sys.stderr)
+            return interrupts.INTERRUPTED
 
 
 if __name__ == "__main__":

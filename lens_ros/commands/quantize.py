@@ -38,8 +38,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path,
         help=f"folder of pictures with {LIST} on which both models are asked, each line such as "
-        '{"image": "kitchen.jpg", "text": "the red mug"} (default: the demo\'s recording, for a model that '
-        "was trained on tabletops; otherwise int8 is not measured, and int4 not made)",
+        '{"image": "kitchen.jpg", "text": "the red bottle"} (default: the demo\'s recording, for a model '
+        "that was trained on tabletops; otherwise int8 is not measured, and int4 not made)",
     )  # fmt: skip
     parser.add_argument(
         "--min-iou", type=float, default=MIN_IOU, metavar="X",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Fills in the command's arguments."""
     parser.add_argument("image", type=Path, help="a picture (PNG, JPEG, ...); white where transparent")
-    parser.add_argument("text", help="what to look for, such as 'the mug left of the bowl'")
+    parser.add_argument("text", help="what to look for, such as 'the bowl to the right of the white mug'")
     parser.add_argument("--model", default="lens-nano", help="name or folder (default: lens-nano)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument(

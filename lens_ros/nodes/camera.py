@@ -31,13 +31,16 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lens_ros.nodes import conversions, parameters
+from lens_ros import interrupts
+from lens_ros.nodes import command_line, conversions, parameters, starting
+from lens_ros.nodes.command_line import CRASHED, ENDED, UNUSABLE
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.executor import spin
 from lens_ros.nodes.lifetime import SIGNAL_POLL_S, ended_by_signal
 from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.parameters import CameraParameters, ParameterError
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
+from lens_ros.nodes.starting import StartError
 from lens_ros.nodes.throttle import Throttle
 
 LATEST = (
@@ -100,15 +103,15 @@ class CameraNode(Node):
                     break
         except SourceError as error:
             self.get_logger().fatal(str(error))
-            self.finished.set_result(1)
+            self.finished.set_result(UNUSABLE)
         except Exception:
             if self.context.ok():  # else the publishers went away under us: the node is ending
-                self.finished.set_result(1)
+                self.finished.set_result(CRASHED)
                 raise
         else:
             if not self._stopping.is_set():
                 self.get_logger().info("the recording is at its end")
-            self.finished.set_result(0)
+            self.finished.set_result(ENDED)
 
     def _play_once(self) -> None:
         self._stamps.clear()  # a recording that starts over happens anew
@@ -200,20 +203,22 @@ class CameraNode(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the node to the end of its source, SIGINT or SIGTERM; returns the process' exit code.
+    """Run the node to the end of its source, SIGINT or SIGTERM; return the exit status (`command_line`).
 
     With rclpy's own signal handlers an exception may come up anywhere in rclpy and leave what it was about to
     let go of.
     """
+    command_line.parse("camera", arguments)
+    ended = ended_by_signal()
     try:
         with fitted_profile() as trouble:
-            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-            ended = ended_by_signal()
+            starting.init(arguments, signal_handler_options=SignalHandlerOptions.NO)
             node = CameraNode()
-    except (ParameterError, SourceError) as error:
+    except (StartError, ParameterError, SourceError) as error:
+        interrupts.ignore()
         get_logger("camera").fatal(str(error))
         rclpy.try_shutdown()
-        return 1
+        return UNUSABLE
     if trouble:
         node.get_logger().warning(trouble)
     executor = SingleThreadedExecutor()
@@ -223,6 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     spinning.start()
     while not ended.wait(SIGNAL_POLL_S) and spinning.is_alive():
         pass
+    interrupts.ignore()
     crashed = not spinning.is_alive()
     node.close()
     executor.shutdown()
@@ -230,9 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     if crashed:
-        return 1
-    code = node.finished.result() if node.finished.done() else 0
-    return code or 0
+        return CRASHED
+    code = node.finished.result() if node.finished.done() else ENDED
+    return code or ENDED
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from lens_ros import interrupts
 from lens_ros.msg import Instance, Reasoning, Segmentation
-from lens_ros.nodes import conversions
+from lens_ros.nodes import conversions, starting
 from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.processes import (
     ACTIVATE,
@@ -40,6 +40,7 @@ from lens_ros.nodes.processes import (
     isolate,
     own_domain,
 )
+from lens_ros.nodes.starting import StartError
 
 # Of the scene in demo/: each is true of exactly one object, but the last of none, and lens-nano answers right
 # and above its threshold from wherever the camera looks. How often it does so on scenes that nobody chose
@@ -201,7 +202,7 @@ def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) 
     print(f"camera: {bag}; nodes `camera` and `perception` on ROS_DOMAIN_ID {os.environ['ROS_DOMAIN_ID']}")
     with fitted_profile() as trouble:
         # main() ends the nodes in order.
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        starting.init([], signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node("demo")
     if trouble:
         node.get_logger().warning(trouble)
@@ -283,17 +284,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.bag is not None and options.ask is None:
         parser.error("the demo's questions are about its own recording: say what to look for with --ask")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt: no node is left behind
     questions = [("", options.ask)] if options.ask is not None else QUESTIONS
+    with interrupts.raised_once():  # KeyboardInterrupt: no node is left behind
+        return _show(options, questions)
+
+
+def _show(options: argparse.Namespace, questions: Sequence[tuple[str, str]]) -> int:
     try:
         answers = run(options.bag or find_demo_bag(), options.out, questions, options.model)
         sheet = options.out / "contact_sheet.png"
         _write_picture(sheet, contact_sheet(answers))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
-    except (ProcessError, OSError) as error:
+        return interrupts.INTERRUPTED
+    except (ProcessError, StartError, OSError) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     print(f"\n{table(answers)}\n")

@@ -22,11 +22,15 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Empty
 
+from lens_ros import interrupts
 from lens_ros.heaps import limit_heaps, trim_heaps
+from lens_ros.nodes import starting
+from lens_ros.nodes.command_line import CRASHED, ENDED, UNUSABLE
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.parameters import ParameterError
 from lens_ros.nodes.reporting import described
+from lens_ros.nodes.starting import StartError
 from lens_ros.nodes.watchdog import Watchdog
 
 LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to end
@@ -68,11 +72,13 @@ class LastingNode(Protocol):
 
 
 def ended_by_signal() -> threading.Event:
-    """Set by SIGINT or SIGTERM; for the main thread, which is to look at it every `SIGNAL_POLL_S`: a signal
-    that the system gives to another thread is handled when the main one wakes up.
+    """Return an event that SIGINT and SIGTERM set; for the main thread, which is to look at it every
+    `SIGNAL_POLL_S`: a signal that the system gives to another thread is handled when the main one wakes up.
+
+    Call `interrupts.ignore` when the end begins.
     """
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interrupts.ENDING:
         signal.signal(number, lambda *_: ended.set())
     return ended
 
@@ -82,8 +88,8 @@ def run(
     make_executor: Callable[[], CallbackExecutor],
     arguments: list[str] | None = None,
 ) -> int:
-    """Runs a node until SIGINT or SIGTERM; returns the process' exit code. SIGUSR1 prints where each thread
-    is. A node that does not move any more is ended with exit code 1 (`Watchdog`).
+    """Run a node until SIGINT or SIGTERM; return the process' exit status (`command_line`). SIGUSR1 prints
+    where each thread is. A node that does not move any more is ended with status `CRASHED` (`Watchdog`).
 
     rclpy's own signal handlers would shut the middleware down before anything pending could be answered.
     """
@@ -92,20 +98,22 @@ def run(
     # A callback that answers needs the interpreter's lock several times; the model's thread gives it up when
     # asked, by default after 5 ms each time.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    ended = ended_by_signal()
     log = get_logger("perception")
     try:
         with fitted_profile() as trouble:
-            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-            ended = ended_by_signal()
+            starting.init(arguments, signal_handler_options=SignalHandlerOptions.NO)
             node = make_node()
-    except ParameterError as error:
+    except (StartError, ParameterError) as error:
+        interrupts.ignore()
         log.fatal(str(error))
         rclpy.try_shutdown()
-        return 1
+        return UNUSABLE
     if trouble:
         log.warning(trouble)
     executor = make_executor()
     assert isinstance(node, Node)
+    starting.warn_of_files_for_others(node, arguments)
     executor.add_node(node)
     watchdog, turns = Watchdog(), executor.turns
     watchdog.alive(node.hang_timeout_s)
@@ -128,9 +136,10 @@ def run(
             gc.collect()
             trim_heaps()
             trim_at = time.monotonic() + TRIM_PERIOD_S
+    interrupts.ignore()
     watchdog.close()
     if not node.context.ok():  # shut down by someone else
-        return 0
+        return ENDED
     crashed = not spinning.is_alive()
     node.close()
     deadline = time.monotonic() + LOADING_GRACE_S
@@ -154,8 +163,8 @@ def run(
     if loading_goes_on or node.hangs:
         # It did not heed the interruption, and nobody waits for it any more.
         sys.stderr.flush()
-        os._exit(0)
-    return 1 if crashed else 0
+        os._exit(ENDED)
+    return CRASHED if crashed else ENDED
 
 
 def _touch_middleware(node: Node) -> None:

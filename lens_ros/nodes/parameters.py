@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lens_ros.choices import BACKEND_CHOICES, DECODINGS, PRECISIONS, QUANTIZATIONS
+from lens_ros.nodes import overrides
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class PerceptionParameters:
 
     autostart: bool = _parameter(
         False,
-        "Configure and activate at once, as the launch files have it; otherwise a lifecycle manager does.",
+        "Configure and activate at once; otherwise a lifecycle manager does. The launch files do it at once "
+        "unless a parameters file says otherwise: take this line out of your copy, or set it to true.",
         when="start",
     )
     model: str = _parameter(
@@ -271,13 +273,16 @@ def specifications(table: type[Values]) -> dict[str, Specification]:
 
 
 def declare(node: Node, table: type[Values]) -> Values:
-    """Declares every parameter of `table` on `node` and returns their values, which launch files may have
-    overridden.
+    """Declare every parameter of `table` on `node`; return their values, which launch files may have
+    overridden. Warn of overrides that no parameter has the name of.
 
     Raises `ParameterError` for a value outside of its choices; rclpy's own exceptions for a wrong type or
     range are turned into it as well.
     """
     rows = specifications(table)
+    given = [name for name in node._parameter_overrides if not node.has_parameter(name)]
+    if objection := overrides.unknown_names(given, rows):
+        node.get_logger().warning(objection)
     for name, row in rows.items():
         try:
             node.declare_parameter(name, row.default, row.descriptor())

@@ -42,7 +42,7 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from lens_ros.memory import enough_memory, give_back, is_out_of_memory
-from lens_ros.nodes import conversions, lifetime, loading, parameters
+from lens_ros.nodes import command_line, conversions, lifetime, loading, parameters
 from lens_ros.nodes.answers import AnswerPublisher
 from lens_ros.nodes.camera_info import CameraInfoInput
 from lens_ros.nodes.diagnostics import Diagnostics, Situation
@@ -234,12 +234,14 @@ class PerceptionNode(LifecycleNode):
         if not self._stop("the node was deactivated"):
             return TransitionCallbackReturn.ERROR  # on_error comes next
         give_back()
+        self.get_logger().info("deactivated: images and instructions are not heard, the model stays loaded")
         return super().on_deactivate(state)
 
     @_transition("cleaningup", "unconfigured")
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Closes the endpoints and releases the model's memory."""
         self._release()
+        self.get_logger().info("cleaned up: the model is released; configure the node to load it again")
         return super().on_cleanup(state)
 
     @_transition("shuttingdown", "finalized")
@@ -247,6 +249,7 @@ class PerceptionNode(LifecycleNode):
         """Ends everything, from any state. The process goes on, without a use, until a signal ends it."""
         self._stop("the node was shut down")
         self._release()
+        self.get_logger().info("shut down: the node does nothing more; end its process")
         return super().on_shutdown(state)
 
     @_transition("errorprocessing", "unconfigured")
@@ -254,16 +257,20 @@ class PerceptionNode(LifecycleNode):
         """Back to unconfigured, so that the node can be configured again."""
         self._stop("the node met an error")
         self._release()
+        self.get_logger().info("unconfigured after an error: the model is released; configure the node again")
         return super().on_error(state)
 
     def begin(self) -> None:
         """Up to active, where the parameter autostart says so. A process that is started anew would wait for
         a request of launch's otherwise, which its dead predecessor has got.
         """
-        if (
-            self.get_parameter("autostart").value
-            and self.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        ):
+        if not self.get_parameter("autostart").value:
+            name = self.get_fully_qualified_name()
+            self.get_logger().info(
+                f"waits to be configured: ros2 lifecycle set {name} configure, then: ros2 lifecycle set "
+                f"{name} activate. With --ros-args -p autostart:=true it does both itself"
+            )
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     def close(self) -> None:
@@ -385,7 +392,8 @@ def _endpoint_failure(error: Exception) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM; returns the process' exit code."""
+    """Run the node until SIGINT or SIGTERM; return the exit status (`command_line`)."""
+    command_line.parse("perception", arguments)
     return lifetime.run(
         PerceptionNode, lambda: CallbackExecutor(WAITING_SERVICES, WAITING_THREADS), arguments
     )

@@ -27,11 +27,13 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from lens_ros.msg import Reasoning, Segmentation
+from lens_ros.nodes import starting
 from lens_ros.nodes.client.errors import LensError, missing
 from lens_ros.nodes.client.lens_client import LensClient, beside
 from lens_ros.nodes.endpoints import reliable, requests
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import fitted_profile
+from lens_ros.nodes.starting import StartError
 from lens_ros.nodes.watched import Watched, rendered
 
 ASK_PERIOD_S = 1.0
@@ -116,7 +118,7 @@ def watch(
     """
     context = rclpy.Context()
     with fitted_profile():  # it receives small messages alone: whatever fits will do
-        rclpy.init(args=[], context=context)
+        starting.init([], context=context)
         executor = SingleThreadedExecutor(context=context)
         node = rclpy.create_node(f"lens_watch_{os.getpid()}", context=context)
     try:
@@ -165,7 +167,7 @@ def main(options: argparse.Namespace) -> int:
     """Returns the exit code: 0 ended by Ctrl-C or after one snapshot, 2 no such node."""
     try:
         watch(options.node, sys.stdout, once=options.once, wait_s=options.wait, interval_s=options.interval)
-    except LensError as error:
+    except (LensError, StartError) as error:
         print(f"lens watch: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, ExternalShutdownException, BrokenPipeError):

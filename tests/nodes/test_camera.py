@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
 from lens_ros.nodes import conversions
+from lens_ros.nodes.command_line import UNUSABLE
 from lens_ros.nodes.sources import Shot, Source, SourceError, open_source
 
 RECORDED = 1_700_000_000  # seconds
@@ -171,7 +172,7 @@ def test_a_source_that_is_none_is_explained(tmp_path):
 def test_a_bad_source_ends_the_process_with_one_clear_message(graph, tmp_path):
     process = graph.launch("camera", {"source": str(tmp_path / "nowhere")})
     graph.processes.remove(process)
-    assert process.wait(START_TIMEOUT) == 1
+    assert process.wait(START_TIMEOUT) == UNUSABLE
     assert "is not a folder; expected a rosbag2 folder" in process.log
     assert "Traceback" not in process.log
 

@@ -10,6 +10,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation, ForkedNode, Graph
 
+from lens_ros.nodes.command_line import UNUSABLE
 from lens_ros.nodes.processes import (
     ACTIVATE,
     ACTIVE,
@@ -147,7 +148,7 @@ def test_it_ends_by_sigint_as_by_sigterm(graph):
 def test_an_unusable_parameter_ends_the_process_with_an_explanation(graph):
     process = graph.launch("perception", {"image_transport": "theora"})
     graph.processes.remove(process)
-    assert process.wait(START_TIMEOUT) == 1
+    assert process.wait(START_TIMEOUT) == UNUSABLE
     assert "'image_transport' is 'theora'; expected one of raw, compressed" in process.log
     assert "Traceback" not in process.log
 

@@ -11,7 +11,7 @@ import rclpy
 import yaml
 from rclpy.parameter import Parameter
 
-from lens_ros.nodes import parameters
+from lens_ros.nodes import overrides, parameters
 from lens_ros.nodes.parameters import CameraParameters, ParameterError, PerceptionParameters
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -104,6 +104,71 @@ def test_unusable_values_at_start_are_explained(override, said, make_node):
     with pytest.raises(ParameterError, match=said) as caught:
         parameters.declare(make_node(override), PerceptionParameters)
     assert "correct the parameters file" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("max_target", "'max_target' (did you mean 'max_targets'?)"),
+        ("use_simtime", "'use_simtime' (did you mean 'use_sim_time'?)"),
+        ("qos_override./image.subscription.depth", "(did you mean 'qos_overrides'?)"),
+        ("gripper_force", "'gripper_force'."),
+    ],
+)
+def test_a_name_that_no_parameter_has_is_named_with_the_nearest(name, said, make_node, capfd):
+    node = make_node(Parameter(name, value=3), Parameter("max_new_tokens", value=64))
+    assert parameters.declare(node, PerceptionParameters).max_new_tokens == 64
+    warned = [line for line in capfd.readouterr().err.splitlines() if "[WARN]" in line]
+    assert len(warned) == 1 and said in warned[0] and "unless they are meant for other nodes" in warned[0]
+    assert "max_new_tokens" not in warned[0]
+
+
+@pytest.mark.parametrize("table", TABLES.values())
+def test_names_of_ros_and_of_its_plugins_are_no_misspelling(table, make_node, capfd):
+    given = {
+        "use_sim_time": False,
+        "start_type_description_service": False,
+        "qos_overrides./image.subscription.depth": 3,
+        "image.compressed.jpeg_quality": 80,
+        "image_transport.plugins": "compressed",
+    }
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    ours = [Parameter(name, value=row.default) for name, row in parameters.specifications(table).items()]
+    parameters.declare(make_node(*overrides, *ours), table)
+    assert "[WARN]" not in capfd.readouterr().err
+
+
+SECTIONS = {
+    "/**": True,
+    "/*/perception": True,
+    "/**/perception": True,
+    "robot/perception": True,
+    "/robot/perception": True,
+    "perception": False,
+    "/*": False,
+    "robot/percepton": False,
+}
+
+
+@pytest.mark.parametrize(("section", "matches"), SECTIONS.items())
+def test_a_file_for_other_nodes_is_named(section, matches, tmp_path):
+    file = tmp_path / "mine.yaml"
+    parts = section.strip("/").split("/") if "*" not in section else [section]
+    content: dict = {"ros__parameters": {"max_targets": 3}}
+    for part in reversed(parts):
+        content = {part: content}
+    file.write_text(yaml.safe_dump(content))
+    arguments = ["--ros-args", "--params-file", str(file)]
+    messages = overrides.files_for_others("/robot/perception", arguments)
+    context = rclpy.Context()
+    rclpy.init(args=arguments, context=context)  # what rcl makes of the same file
+    node = rclpy.create_node("perception", namespace="robot", context=context, start_parameter_services=False)
+    assert ("max_targets" in node._parameter_overrides) is matches
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+    assert (messages == []) is matches
+    if section == "robot/percepton":
+        assert "did you mean '/robot/perception' by '/robot/percepton'?" in messages[0]
 
 
 FLOATS = [

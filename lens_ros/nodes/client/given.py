@@ -56,7 +56,7 @@ def checked_instruction(instruction: str) -> str:
     """
     if not isinstance(instruction, str):
         raise LensInputError(
-            f"the instruction is {type(instruction).__name__}; expected text, such as 'the red mug'"
+            f"the instruction is {type(instruction).__name__}; expected text, such as 'the red bottle'"
         )
     try:
         instruction.encode()

@@ -11,10 +11,12 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.task import Future
 
+from lens_ros.nodes import starting
 from lens_ros.nodes.client.errors import LensError
 from lens_ros.nodes.client.lens_client import LensClient
 from lens_ros.nodes.executor import spin
 from lens_ros.nodes.middleware import fitted_profile
+from lens_ros.nodes.starting import StartError
 
 POLL_S = 0.02
 
@@ -24,9 +26,12 @@ class Participant:
 
     def __init__(self, node_name: str, perception: str, server_timeout_s: float) -> None:
         self._context = rclpy.Context()
-        with fitted_profile() as trouble:
-            rclpy.init(context=self._context)
-            self.node = rclpy.create_node(node_name, context=self._context)
+        try:
+            with fitted_profile() as trouble:
+                starting.init(context=self._context)
+                self.node = rclpy.create_node(node_name, context=self._context)
+        except StartError as error:
+            raise LensError(str(error)) from error
         if trouble:
             self.node.get_logger().warning(trouble)
         self.client = LensClient(self.node, perception, server_timeout_s=server_timeout_s)
