@@ -31,7 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[:1] == [name]:
             importlib.import_module(f"lens_ros.commands.{name.replace('-', '_')}").add_parser(command)
     options = parser.parse_args(arguments)
-    return options.run(options)
+    try:
+        return options.run(options)
+    except ValueError as error:
+        from lens_ros.inputs import PathError
+
+        if not isinstance(error, PathError):
+            raise
+        print(f"lens {arguments[0]}: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

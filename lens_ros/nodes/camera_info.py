@@ -9,6 +9,7 @@ from sensor_msgs.msg import CameraInfo
 
 from lens_ros.nodes.conversions import ConversionError, check_camera_info
 from lens_ros.nodes.endpoints import Endpoints, newest_only
+from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.throttle import Throttle
 
@@ -16,10 +17,12 @@ from lens_ros.nodes.throttle import Throttle
 class CameraInfoInput:
     """The subscription to `camera_info`, for those outputs that need a calibration."""
 
-    def __init__(self, node: LifecycleNode, settings: Callable[[], PerceptionParameters]) -> None:
+    def __init__(
+        self, node: LifecycleNode, settings: Callable[[], PerceptionParameters], measured: Measurements
+    ) -> None:
         self._node = node
         self._settings = settings
-        self._endpoints = Endpoints(node)
+        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
         self._complaints = Throttle(settings().log_interval_s)
         self._last: CameraInfo | None = None
 

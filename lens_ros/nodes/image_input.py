@@ -17,6 +17,7 @@ from lens_ros.nodes import conversions
 from lens_ros.nodes.continuity import Continuity
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.endpoints import Endpoints, newest_only
+from lens_ros.nodes.matching import type_name
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.parameters import PerceptionParameters
@@ -69,7 +70,9 @@ class ImageInput:
         self._silence_reported = False
         self._continuity = Continuity()
         message_type = CompressedImage if compressed else Image
-        self._endpoints.subscription(message_type, self.topic, self._on_image, newest_only())
+        self._endpoints.subscription(
+            message_type, self.topic, self._on_image, newest_only(), self._advice_on_type
+        )
         self._endpoints.timer(1.0, self._check_silence)
 
     def close(self) -> None:
@@ -160,11 +163,14 @@ class ImageInput:
         self._silence_reported = True
         self._fell_silent()
         publishers = self.node.count_publishers(self.topic)
+        mismatch = self._endpoints.why_silent(self.topic)
         if publishers == 0:
             why = (
                 "nobody publishes there: is the camera running, and is `image` remapped to its topic? "
                 "(the parameter image_transport chooses between raw and compressed)"
             )
+        elif mismatch:
+            why = mismatch
         else:
             why = (
                 f"{publishers} publisher(s) there: if the images are larger than 0.5 MB, Fast DDS drops "
@@ -173,8 +179,19 @@ class ImageInput:
                 "compressed"
             )
         text = f"no image on {self.topic} for {silence:.0f} s; {why}"
-        self._measured.note("silence", text)
+        # The diagnostics show the mismatch already.
+        self._measured.note("silence", text.removesuffix(f"; {mismatch}") if mismatch else text)
         self.node.get_logger().warning(text)
+
+    def _advice_on_type(self, foreign: str) -> str:
+        """Return what to do about publishers of another type on the topic."""
+        if foreign == type_name(CompressedImage):
+            base = self.topic.removesuffix("/compressed")
+            renamed = f"`image` to {base}" if base != self.topic else f"{self.topic} to NAME/compressed"
+            return f"set the parameter image_transport to compressed, and remap {renamed}"
+        if foreign == type_name(Image):
+            return f"set the parameter image_transport to raw, and remap `image` to {self.topic}"
+        return "remap `image` to the topic of a camera"
 
 
 def check(message: ImageMessage) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from lens_ros.inputs import ImageError, printable, read_picture
+from lens_ros.inputs import ImageError, PathError, expand_path, printable, read_picture
 from lens_ros.recordings import METADATA, SUFFIXES, Recording, RecordingError, Topic, choose, find_recording
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -72,10 +72,12 @@ def open_source(
             "no source is given; expected a recording or a folder of pictures: "
             "set the parameter source, such as -p source:=demo/tabletop"
         )
-    place = Path(path).expanduser()
     try:
+        place = expand_path(path, "parameter source")
         if find_recording(place):
             return BagSource(place, color_topic, depth_topic, camera_info_topic)
+    except PathError as error:
+        raise SourceError(str(error)) from error
     except RecordingError as error:
         raise SourceError(f"{error} (parameter source)") from error
     if not place.is_dir():
