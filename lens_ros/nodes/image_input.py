@@ -17,7 +17,7 @@ from lens_ros.nodes import conversions
 from lens_ros.nodes.continuity import Continuity
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.endpoints import Endpoints, newest_only
-from lens_ros.nodes.matching import type_name
+from lens_ros.nodes.matching import node_of, type_name
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.parameters import PerceptionParameters
@@ -178,10 +178,24 @@ class ImageInput:
                 f"({PROFILE_VARIABLE}); otherwise look at the camera, or set image_transport to "
                 "compressed"
             )
-        text = f"no image on {self.topic} for {silence:.0f} s; {why}"
+        text = f"no image on {self.topic} for {silence:.0f} s; {self._other_transport()}{why}"
         # The diagnostics show the mismatch already.
         self._measured.note("silence", text.removesuffix(f"; {mismatch}") if mismatch else text)
         self.node.get_logger().warning(text)
+
+    def _other_transport(self) -> str:
+        """Return what to do where images of the other transport are there, or the empty string."""
+        other, transport, kind = self.topic + "/compressed", "compressed", CompressedImage
+        if self.topic.endswith("/compressed"):
+            other, transport, kind = self.topic.removesuffix("/compressed"), "raw", Image
+        infos = self.node.get_publishers_info_by_topic(other)
+        nodes = sorted({node_of(info) for info in infos if info.topic_type == type_name(kind)})
+        if not nodes:
+            return ""
+        return (
+            f"{', '.join(nodes)} sends {type_name(kind)} on {other}: to use that, set the parameter "
+            f"image_transport to {transport}; "
+        )
 
     def _advice_on_type(self, foreign: str) -> str:
         """Return what to do about publishers of another type on the topic."""
