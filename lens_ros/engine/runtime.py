@@ -268,7 +268,7 @@ class _Opener:
                     return cache.find(key)
                 except EngineError as error:
                     refusals.append(error)
-        raise refusals[0]
+        raise next((each for each in refusals if not isinstance(each, EngineMissing)), refusals[0])
 
     def _labels(self, backend: Backend) -> list[str]:
         """Of the devices that an engine may be for and run here."""
