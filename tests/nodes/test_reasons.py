@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from pathlib import Path
@@ -62,6 +63,8 @@ def statuses(graph):
 @pytest.fixture
 def rosout(graph):
     """What came on /rosout at level WARN."""
+    # Of two nodes with one name, the end of the first takes the second's messages off /rosout too.
+    gc.collect()
     told: list[str] = []
 
     def listen(message: LogMessage) -> None:
@@ -107,6 +110,7 @@ def test_publishers_of_another_type_are_named(
     topic, foreign, own, part, advice, graph, make_node, stranger, statuses, rosout
 ):
     publisher = stranger.create_publisher(foreign, topic, 5)
+    graph.wait_until(lambda: graph.node.count_publishers(topic), TIMEOUT, "the publisher's discovery")
     make_node(image_timeout_s=1.0)
     said = (
         f"/stranger sends sensor_msgs/msg/{foreign.__name__} on /{topic}, and this node reads",
@@ -127,6 +131,7 @@ def test_publishers_of_another_type_are_named(
 
 def test_a_raw_camera_where_compressed_images_are_expected_is_named(graph, make_node, stranger, statuses):
     publisher = stranger.create_publisher(Image, "image/compressed", 5)
+    graph.wait_until(lambda: graph.node.count_publishers("image/compressed"), TIMEOUT, "its discovery")
     make_node(image_transport="compressed", image_timeout_s=1.0)
     wait_for(
         graph, statuses, "images", "no image on /image/compressed", "/stranger sends sensor_msgs/msg/Image"
