@@ -39,6 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\nlens: interrupted", file=sys.stderr)
             return interrupts.INTERRUPTED
+        except ValueError as error:
+            from lens_ros.inputs import PathError
+
+            if not isinstance(error, PathError):
+                raise
+            print(f"lens {arguments[0]}: {error}", file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class DeviceError(ValueError):
     """A device that torch does not know or that is not there; the message says what there is."""
 
 
+class PathError(ValueError):
+    """A path that cannot be used; the message names the setting that holds it."""
+
+
 def as_rgb(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
     """``(H, W, 3)`` uint8 RGB of an array, a PIL image or a file (:func:`read_picture`).
 
@@ -75,6 +79,41 @@ def read_picture(picture: str | Path | Image.Image) -> np.ndarray:
         raise ImageError(
             f"{_named(picture)} is not a readable picture ({error}). PNG and JPEG work."
         ) from error
+
+
+def expand_path(path: str | Path, setting: str) -> Path:
+    """Return a path with `~` and `~user` replaced by a home folder.
+
+    Args:
+        setting: what holds the path, for the message, such as ``parameter engine_cache_dir``.
+
+    Raises:
+        PathError: there is no such user, or the user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = Path(path).parts[0]
+        raise PathError(
+            f"{setting}: '{printable(path)}' begins with {user}, and there is no such user or home folder "
+            "here; expected a path from the root on, such as /home/me/models, or ~ for your own home folder"
+        ) from error
+
+
+def writable_folder(path: str | Path, setting: str) -> Path:
+    """Return a folder's path as `expand_path` does; the folder need not exist.
+
+    Raises:
+        PathError: it cannot be expanded, or cannot exist: it, or what should hold it, is a file.
+    """
+    folder = expand_path(path, setting)
+    there = next((each for each in (folder, *folder.parents) if each.exists()), None)
+    if there is not None and not there.is_dir():
+        raise PathError(
+            f"{setting}: '{printable(folder)}' cannot be a folder, because {printable(there)} is a file; "
+            "expected a folder, or the path of one that can be created"
+        )
+    return folder
 
 
 def printable(path: str | Path) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from forked import start_template
 from hypothesis import HealthCheck, settings
-from rosbags.highlevel import AnyReader
 
 if TYPE_CHECKING:
     from lens_ros.engine.cache import EngineCache
@@ -65,10 +64,10 @@ def opengl() -> None:
 @pytest.fixture(scope="session")
 def demo_image() -> np.ndarray:
     """The first image of the demo recording, ``(480, 640, 3)`` uint8 RGB; tests must not change it."""
-    with AnyReader([Path(__file__).parents[1] / "demo" / "tabletop"]) as bag:
-        color = [c for c in bag.connections if c.topic == "/camera/color/image_raw/compressed"]
-        connection, _, raw = next(bag.messages(connections=color))
-        data = bag.deserialize(raw, connection.msgtype).data
+    from lens_ros.recordings import Recording, choose
+
+    with Recording(Path(__file__).parents[1] / "demo" / "tabletop") as bag:
+        data = next(bag.messages([choose(bag.topics).color])).content.data
     return cv2.cvtColor(cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 

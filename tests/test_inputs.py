@@ -22,10 +22,13 @@ from lens_ros.inputs import (
     DeviceError,
     ImageError,
     InstructionError,
+    PathError,
     as_rgb,
     check_device,
     check_instruction,
+    expand_path,
     read_picture,
+    writable_folder,
 )
 from lens_ros.lens import Lens
 
@@ -287,3 +290,32 @@ def test_a_command_with_text_and_a_file_name_that_are_not_utf8(scene: np.ndarray
     run = subprocess.run([*lens, picture, "the mug", "--out", tmp_path], capture_output=True, text=True)
     assert run.returncode in (0, 1) and "Traceback" not in run.stderr
     assert (tmp_path / os.fsdecode(b"gr\xfcn_mask.png")).exists()
+
+
+# Paths -----------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_expanded_or_refused_with_the_name_of_their_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_path("~/models", "parameter model") == tmp_path / "models"
+    assert writable_folder("~/new/engines", "x") == tmp_path / "new" / "engines"
+    with pytest.raises(
+        PathError, match="^parameter model: '~nobody_here/a' begins with ~nobody_here, and there"
+    ):
+        expand_path("~nobody_here/a", "parameter model")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        PathError, match=f"^variable X: .* cannot be a folder, because {tmp_path / 'file'} is a file"
+    ):
+        writable_folder(tmp_path / "file" / "a" / "b", "variable X")
+
+
+def test_a_command_names_the_variable_whose_folder_cannot_be(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.setenv("LENS_ENGINE_CACHE", "~nobody_here/engines")
+    assert main(["segment", str(tmp_path / "a.png"), "the mug"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(
+        "lens segment: environment variable LENS_ENGINE_CACHE: '~nobody_here/engines' begins"
+    )
+    assert "\n" not in said

@@ -60,20 +60,20 @@ def answer_once() -> None:
     import numpy as np
     import torch
     from PIL import Image
-    from rosbags.highlevel import AnyReader
 
     from lens_ros.engine.build import build
     from lens_ros.engine.cache import EngineCache
     from lens_ros.lens import Lens
     from lens_ros.model.checkpoint import find_model
+    from lens_ros.recordings import Recording
 
     with tempfile.TemporaryDirectory() as folder:
         if importlib.util.find_spec("onnx") is not None:
             build(find_model("lens-nano"), "onnxruntime", EngineCache(Path(folder)), Quiet())
         lens = Lens.from_pretrained("lens-nano", engine_cache=Path(folder))
         lens.segment(np.full((480, 640, 3), 128, np.uint8), "the mug")
-    with AnyReader([ROOT / "demo" / "tabletop"]) as recording:
-        next(recording.messages())
+    with Recording(ROOT / "demo" / "tabletop") as recording:
+        next(recording.messages(recording.topics))
     Image.open(ROOT / "docs" / "images" / "contact_sheet.jpg").load()
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.square().sum().backward()

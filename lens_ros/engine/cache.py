@@ -21,6 +21,7 @@ from typing import Any
 
 from lens_ros.choices import Backend, Part, Precision
 from lens_ros.engine.errors import EngineError, EngineMissing
+from lens_ros.inputs import expand_path, writable_folder
 from lens_ros.whole import whole_file
 
 MANIFEST = "manifest.json"
@@ -220,11 +221,18 @@ class EngineCache:
 
 
 def default_root() -> Path:
-    """``$LENS_ENGINE_CACHE``, or ``lens_ros/engines`` in the user's cache folder (XDG)."""
+    """Return ``$LENS_ENGINE_CACHE``, or ``lens_ros/engines`` in the user's cache folder (XDG).
+
+    Raises:
+        PathError: a variable names no folder, or there is no home folder.
+    """
     if os.environ.get("LENS_ENGINE_CACHE"):
-        return Path(os.environ["LENS_ENGINE_CACHE"]).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "lens_ros" / "engines"
+        return writable_folder(os.environ["LENS_ENGINE_CACHE"], "environment variable LENS_ENGINE_CACHE")
+    if os.environ.get("XDG_CACHE_HOME"):
+        home = writable_folder(os.environ["XDG_CACHE_HOME"], "environment variable XDG_CACHE_HOME")
+    else:
+        home = expand_path("~/.cache", "folder of the engines (set LENS_ENGINE_CACHE)")
+    return home / "lens_ros" / "engines"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lens_ros.inputs import ImageError, InstructionError, as_rgb, check_instruction
+from lens_ros.recordings import Recording, choose
 
 LIST = "instructions.jsonl"
 DEMO = Path("demo") / "tabletop"
@@ -122,12 +123,8 @@ def _find_demo() -> Path:
 
 def _pictures(bag: Path) -> list[np.ndarray]:
     """Color images spread evenly over the recording."""
-    from rosbags.highlevel import AnyReader
-
-    with AnyReader([bag]) as reader:
-        color = [c for c in reader.connections if c.topic.endswith("color/image_raw/compressed")]
-        messages = [(c, data) for c, _, data in reader.messages(connections=color)]
-        chosen = np.linspace(0, len(messages) - 1, _MOMENTS).round().astype(int)
-        decoded = (reader.deserialize(messages[k][1], messages[k][0].msgtype) for k in chosen)
-        jpegs = [bytes(message.data) for message in decoded]  # type: ignore[attr-defined]
+    with Recording(bag) as recording:
+        messages = list(recording.messages([choose(recording.topics).color]))
+    chosen = np.linspace(0, len(messages) - 1, _MOMENTS).round().astype(int)
+    jpegs = [bytes(messages[k].content.data) for k in chosen]
     return [as_rgb(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs]

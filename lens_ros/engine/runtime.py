@@ -19,7 +19,7 @@ from lens_ros.choices import BACKEND_CHOICES, PARTS, PRECISIONS, Backend, Backen
 from lens_ros.engine.build import LADDER, Source, engine_key, record_check, self_check
 from lens_ros.engine.cache import EngineCache, Entry
 from lens_ros.engine.compiled import CompiledSegmenter
-from lens_ros.engine.errors import EngineError
+from lens_ros.engine.errors import EngineError, EngineMissing
 from lens_ros.engine.export import import_onnxruntime
 from lens_ros.engine.machine import find_gpu
 from lens_ros.engine.selfcheck import LEAST_IOU
@@ -38,13 +38,15 @@ log = logging.getLogger("lens_ros.engine")
 @dataclass(frozen=True)
 class Opened:
     """What runs one half: ``label`` such as ``tensorrt fp16``, ``reason`` for it in one sentence; torch has
-    neither ``session`` nor ``entry`` in a cache."""
+    neither ``session`` nor ``entry`` in a cache. ``refused`` are engines that are there and would have been
+    preferred, but cannot serve, with the reason."""
 
     part: Part
     label: str
     reason: str
     session: Session | None = None
     entry: Entry | None = None
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Engines:
     def labels(self) -> str:
         """What runs, without the reasons: ``torch``, or ``torch and onnxruntime fp32``."""
         return " and ".join(dict.fromkeys(half.label for half in self.halves))
+
+    @property
+    def refused(self) -> list[str]:
+        """Engines that are there and cannot serve, with the reason."""
+        return [f"{half.part} {text}" for half in self.halves for text in half.refused]
 
     def are(self, backend: Backend) -> bool:
         """Whether this backend runs both halves."""
@@ -126,9 +133,24 @@ def open_engines(
     else:
         opener = _Opener(folder, config, precision, device, caches)
         engines = Engines(*(opener.part(part, order) for part in PARTS))
-    fell_back = backend != "auto" and any(half.session is None for half in engines.halves)
-    log.log(logging.WARNING if fell_back else logging.INFO, "segmenter of '%s': %s", config.name, engines)
+    if shortfall := shortfall_of(engines, backend):
+        log.warning("segmenter of '%s': %s", config.name, shortfall)
+    else:
+        log.info("segmenter of '%s': %s", config.name, engines)
     return engines
+
+
+def shortfall_of(engines: Engines, backend: BackendChoice) -> str:
+    """Return which engines should serve and cannot, and why, or the empty string.
+
+    Args:
+        backend: what was asked for.
+    """
+    if backend not in ("auto", "torch") and any(half.session is None for half in engines.halves):
+        return f"backend {backend} was asked for, and cannot serve: {engines}"
+    if engines.refused:
+        return f"engines cannot serve ({'; '.join(engines.refused)}); {engines.labels} serves"
+    return ""
 
 
 def compiled(segmenter: Sam2Segmenter | SamSegmenter, engines: Engines) -> Sam2Segmenter | SamSegmenter:
@@ -214,6 +236,7 @@ class _Opener:
     def part(self, part: Part, order: Sequence[Backend]) -> Opened:
         """The first backend and precision that serve; torch where none does."""
         refusals: list[str] = []
+        refused: list[str] = []
         for backend in order:
             if backend != "onnxruntime" and self.device.type != "cuda":
                 refusals.append(f"{backend} needs a GPU, the device is {self.device}")
@@ -223,13 +246,17 @@ class _Opener:
                     entry = self._find(part, rung, backend)
                     session = self._open(entry, backend)
                     note = self._checked(part, entry, session)
+                except EngineMissing as error:
+                    refusals.append(f"{backend} {rung}: {error}")
+                    continue
                 except EngineError as error:
                     refusals.append(f"{backend} {rung}: {error}")
                 except Exception as error:  # CUDA and the libraries raise kinds of their own
                     refusals.append(f"{backend} {rung}: {type(error).__name__}: {error}")
                 else:
-                    return Opened(part, f"{backend} {rung}", note, session, entry)
-        return Opened(part, "torch", "; ".join(refusals))
+                    return Opened(part, f"{backend} {rung}", note, session, entry, tuple(refused))
+                refused.append(refusals[-1])
+        return Opened(part, "torch", "; ".join(refusals), refused=tuple(refused))
 
     def _find(self, part: Part, precision: Precision, backend: Backend) -> Entry:
         """The engine, in the first cache that has it."""
@@ -241,7 +268,7 @@ class _Opener:
                     return cache.find(key)
                 except EngineError as error:
                     refusals.append(error)
-        raise refusals[0]
+        raise next((each for each in refusals if not isinstance(each, EngineMissing)), refusals[0])
 
     def _labels(self, backend: Backend) -> list[str]:
         """Of the devices that an engine may be for and run here."""

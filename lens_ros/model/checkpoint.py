@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 from lens_ros.choices import SCHEMES, Quantization, Scheme
+from lens_ros.inputs import PathError, expand_path
 from lens_ros.model.config import LensConfig
 from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.network import LensModel, build_segmenter
@@ -40,7 +41,10 @@ def find_model(name_or_path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such folder.
     """
-    path = Path(name_or_path).expanduser()
+    try:
+        path = expand_path(name_or_path, "the model's folder")
+    except PathError as error:
+        raise CheckpointError(str(error)) from error
     if path.is_dir():
         return path
     for models in _model_folders():

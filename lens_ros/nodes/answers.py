@@ -56,10 +56,10 @@ class AnswerPublisher:
         self._measured = measured
         self._images = images
         self._started_at = 0.0
-        self._endpoints = Endpoints(node)
+        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"answer mismatch {topic}", text))
         self._segmentations: Any = None
         self._reasonings: Any = None
-        self._pictures = PicturePublisher(node, camera_info)
+        self._pictures = PicturePublisher(node, camera_info, measured)
         self._streams: dict[int, ReasoningStream] = {}  # of the targets in progress, by id
         self._identities = Identities()
         self._reasoned_stamps: dict[int, Any] = {}  # of the images that were reasoned about, by target

@@ -76,6 +76,8 @@ class CameraNode(Node):
         self.finished: Future = Future()
         self._thread = threading.Thread(target=self._run, name="playing", daemon=True)
         self.get_logger().info(f"playing {self._source.description} on {self.resolve_topic_name('image')}")
+        if self._source.remark:
+            self.get_logger().warning(self._source.remark)
         self._thread.start()
 
     def close(self) -> None:

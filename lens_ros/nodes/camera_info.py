@@ -9,6 +9,7 @@ from sensor_msgs.msg import CameraInfo
 
 from lens_ros.nodes.conversions import ConversionError, check_camera_info
 from lens_ros.nodes.endpoints import Endpoints, newest_only
+from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.throttle import Throttle
 
@@ -20,13 +21,14 @@ class CameraInfoInput:
         self,
         node: LifecycleNode,
         settings: Callable[[], PerceptionParameters],
+        measured: Measurements,
         on_info: Callable[[CameraInfo], None],
     ) -> None:
         """`on_info(message)` is called for every message."""
         self._node = node
         self._settings = settings
         self._on_info = on_info
-        self._endpoints = Endpoints(node)
+        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
         self._complaints = Throttle(settings().log_interval_s)
         self._last: CameraInfo | None = None
 

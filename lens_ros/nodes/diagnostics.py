@@ -42,6 +42,7 @@ class Situation:
     backend: str = ""  # what runs it, and why
     warming: Callable[[], str] | None = None  # how far the making of engines is, while they are made
     engine_trouble: str = ""  # why there are none
+    shortfall: str = ""  # which engines should serve and cannot
 
 
 class Diagnostics:
@@ -105,9 +106,9 @@ class Diagnostics:
         state = self._present_state(worker)
         targets = worker.targets if worker is not None else []
         level, text = DiagnosticStatus.OK, state + _next_step(state)
-        namesakes = self._measured.noted("namesakes")
-        if namesakes:
-            level, text = DiagnosticStatus.WARN, "; ".join([text, *namesakes])
+        troubles = [*self._measured.noted("namesakes"), *self._measured.noted("instruction mismatch")]
+        if troubles:
+            level, text = DiagnosticStatus.WARN, "; ".join([text, *troubles])
         if situation.failure:
             level, text = DiagnosticStatus.ERROR, f"{state}: {situation.failure}"
         return self._status(
@@ -164,7 +165,7 @@ class Diagnostics:
 
     def _answers(self) -> DiagnosticStatus:
         measured = self._measured
-        troubles = measured.noted("answer trouble")
+        troubles = [*measured.noted("answer trouble"), *measured.noted("answer mismatch")]
         worker = self._worker()
         if worker is not None and worker.silent_s > SILENCE_S:
             troubles.append(
@@ -201,10 +202,11 @@ class Diagnostics:
         values |= {f"{name}, MB": size / 1e6 for name, size in gpu_bytes().items()}
         level, text = DiagnosticStatus.OK, "loaded" if loaded else "not loaded"
         warming = situation.warming
+        trouble = situation.engine_trouble or situation.shortfall
         if warming is not None:
-            text = warming()
-        elif situation.engine_trouble:
-            level, text = DiagnosticStatus.WARN, f"{text}; {situation.engine_trouble}"
+            text, trouble = warming(), situation.shortfall
+        if trouble:
+            level, text = DiagnosticStatus.WARN, f"{text}; {trouble}"
         return self._status("model", level, text, values)
 
     def _subscribers(self) -> str:

@@ -18,6 +18,7 @@ from lens_ros.nodes.continuity import Continuity
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.endpoints import Endpoints, newest_only
 from lens_ros.nodes.losses import Losses
+from lens_ros.nodes.matching import node_of, type_name
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.parameters import PerceptionParameters
@@ -77,7 +78,9 @@ class ImageInput:
         self._continuity = Continuity()
         self._losses.clear()
         message_type = CompressedImage if compressed else Image
-        self._endpoints.subscription(message_type, self.topic, self._on_image, newest_only())
+        self._endpoints.subscription(
+            message_type, self.topic, self._on_image, newest_only(), self._advice_on_type
+        )
         self._endpoints.timer(1.0, self._check_silence)
         self._endpoints.timer(1.0, self._check_losses)
 
@@ -175,11 +178,14 @@ class ImageInput:
         self._fell_silent()
         publishers = self.node.count_publishers(self.topic)
         infos = self._losses.infos_since(timeout)
+        mismatch = self._endpoints.why_silent(self.topic)
         if publishers == 0:
             why = (
                 "nobody publishes there: is the camera running, and is `image` remapped to its topic? "
                 "(the parameter image_transport chooses between raw and compressed)"
             )
+        elif mismatch:
+            why = mismatch
         elif infos:
             why = f"{infos} camera_info arrived meanwhile, so images may get lost on their way: {LOSS_ADVICE}"
         else:
@@ -189,8 +195,9 @@ class ImageInput:
                 f"({PROFILE_VARIABLE}); otherwise look at the camera, or set image_transport to "
                 "compressed"
             )
-        text = f"no image on {self.topic} for {silence:.0f} s; {why}"
-        self._measured.note("silence", text)
+        text = f"no image on {self.topic} for {silence:.0f} s; {self._other_transport()}{why}"
+        # The diagnostics show the mismatch already.
+        self._measured.note("silence", text.removesuffix(f"; {mismatch}") if mismatch else text)
         self.node.get_logger().warning(text)
 
     @survives
@@ -207,6 +214,30 @@ class ImageInput:
         passed = self._complaints("loss", text)
         if passed is not None:
             self.node.get_logger().warning(passed)
+
+    def _other_transport(self) -> str:
+        """Return what to do where images of the other transport are there, or the empty string."""
+        other, transport, kind = self.topic + "/compressed", "compressed", CompressedImage
+        if self.topic.endswith("/compressed"):
+            other, transport, kind = self.topic.removesuffix("/compressed"), "raw", Image
+        infos = self.node.get_publishers_info_by_topic(other)
+        nodes = sorted({node_of(info) for info in infos if info.topic_type == type_name(kind)})
+        if not nodes:
+            return ""
+        return (
+            f"{', '.join(nodes)} sends {type_name(kind)} on {other}: to use that, set the parameter "
+            f"image_transport to {transport}; "
+        )
+
+    def _advice_on_type(self, foreign: str) -> str:
+        """Return what to do about publishers of another type on the topic."""
+        if foreign == type_name(CompressedImage):
+            base = self.topic.removesuffix("/compressed")
+            renamed = f"`image` to {base}" if base != self.topic else f"{self.topic} to NAME/compressed"
+            return f"set the parameter image_transport to compressed, and remap {renamed}"
+        if foreign == type_name(Image):
+            return f"set the parameter image_transport to raw, and remap `image` to {self.topic}"
+        return "remap `image` to the topic of a camera"
 
 
 def _nanoseconds(message: ImageMessage | CameraInfo) -> int:

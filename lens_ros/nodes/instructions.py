@@ -53,7 +53,9 @@ class Instructions:
         self._answers = answers
         self._measured = measured
         self._image_topic = image_topic
-        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
+        self._endpoints = Endpoints(
+            node, lambda topic, text: measured.note(f"instruction mismatch {topic}", text)
+        )
         self._receiving = threading.Lock()
         self._received: deque[tuple[int, str]] = deque(maxlen=REMEMBERED)
         self._newest = 0  # when the newest instruction was published, in ns of its publisher's clock

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lens_ros.inputs import PathError, writable_folder
 from lens_ros.memory import OutOfMemory, collect_garbage, enough_memory, importing
 from lens_ros.nodes.following import TargetFollower
 from lens_ros.nodes.parameters import PerceptionParameters
@@ -84,15 +85,22 @@ def load_lens(settings: PerceptionParameters) -> Lens:
             precision=None if settings.precision == "auto" else settings.precision,  # type: ignore[arg-type]
             quantization=settings.quantization,  # type: ignore[arg-type]
             decoding=settings.decoding,  # type: ignore[arg-type]
-            engine_cache=Path(settings.engine_cache_dir).expanduser() if settings.engine_cache_dir else None,
+            engine_cache=engine_folder(settings),
         )
     collect_garbage()
     return lens
 
 
+def engine_folder(settings: PerceptionParameters) -> Path | None:
+    """Return the folder of the parameter engine_cache_dir; None for the user's. Raises `PathError`."""
+    if not settings.engine_cache_dir:
+        return None
+    return writable_folder(settings.engine_cache_dir, "parameter engine_cache_dir")
+
+
 def load_failure(error: Exception, settings: PerceptionParameters) -> str:
     """Why `load_lens` raised `error`, what was expected and what to do."""
-    if isinstance(error, OutOfMemory):
+    if isinstance(error, OutOfMemory | PathError):
         return f"{error}; then configure the node again"
     if type(error).__name__ == "CheckpointError":
         return f"{error} (parameter model: '{settings.model}'); then configure the node again"
@@ -116,6 +124,16 @@ def follower_of(lens: Lens, settings: PerceptionParameters) -> TargetFollower | 
     from lens_ros.tracking import Tracker
 
     return TargetFollower(Tracker(lens))
+
+
+def shortfall(lens: Lens | None, settings: PerceptionParameters) -> str:
+    """Return which engines should serve and cannot, and why, or the empty string."""
+    engines = getattr(lens, "engines", None)
+    if engines is None:
+        return ""
+    from lens_ros.engine.runtime import shortfall_of
+
+    return shortfall_of(engines, settings.backend)  # type: ignore[arg-type]  # one of the choices
 
 
 def backend_of(lens: Lens) -> str:

@@ -223,7 +223,11 @@ class PerceptionParameters:
 class CameraParameters:
     """What the node `camera` can be told."""
 
-    source: str = _parameter("", "A rosbag2 folder, or a folder of pictures.", when="start")
+    source: str = _parameter(
+        "",
+        "A recording (rosbag2 folder, .mcap, .db3, or .bag of ROS 1), or a folder of pictures.",
+        when="start",
+    )
     loop: bool = _parameter(True, "Begin again at the end; otherwise the node ends there.", when="start")
     rate: float = _parameter(
         1.0,
@@ -248,13 +252,15 @@ class CameraParameters:
         when="start",
     )
     color_topic: str = _parameter(
-        "", "Color topic in the recording; empty takes the first one found.", when="start"
+        "",
+        "Color topic in the recording; empty chooses by type, encoding and name, and the log says which.",
+        when="start",
     )
     depth_topic: str = _parameter(
-        "", "Depth topic in the recording; empty takes the first one found.", when="start"
+        "", "Depth topic in the recording; empty takes one registered to color, if any.", when="start"
     )
     camera_info_topic: str = _parameter(
-        "", "CameraInfo topic in the recording; empty takes the first one found.", when="start"
+        "", "CameraInfo topic in the recording; empty takes the one nearest to the color topic.", when="start"
     )
     jpeg_quality: int = _parameter(
         90,

@@ -46,13 +46,14 @@ from lens_ros.nodes import command_line, conversions, lifetime, loading, paramet
 from lens_ros.nodes.answers import AnswerPublisher
 from lens_ros.nodes.camera_info import CameraInfoInput
 from lens_ros.nodes.diagnostics import Diagnostics, Situation
+from lens_ros.nodes.endpoints import EndpointError
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.goals import Goals
 from lens_ros.nodes.image_input import ImageInput, ImageMessage, decode
 from lens_ros.nodes.instructions import Instructions
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
-from lens_ros.nodes.reporting import described
+from lens_ros.nodes.reporting import PythonWarnings, described
 from lens_ros.nodes.services import WAITING_SEGMENT_CALLS, Services
 from lens_ros.nodes.warming import EngineWarmer
 from lens_ros.nodes.worker import InferenceWorker
@@ -106,6 +107,7 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, name: str = "perception", **options: Any) -> None:
         super().__init__(name, **options)
         parameters.declare(self, PerceptionParameters)
+        self._python_warnings = PythonWarnings(self.get_logger())
         self.add_on_set_parameters_callback(
             parameters.validator(PerceptionParameters, unconfigured=self._is_unconfigured)
         )
@@ -117,7 +119,7 @@ class PerceptionNode(LifecycleNode):
         self._situation = Situation()
         measured = Measurements()
         self._images = ImageInput(self, self._settings, measured, self._on_image, self._on_silence)
-        self._camera_info = CameraInfoInput(self, self._settings, self._images.note_info)
+        self._camera_info = CameraInfoInput(self, self._settings, measured, self._images.note_info)
         self._answers = AnswerPublisher(self, self._settings, measured, self._images, self._camera_info)
         self._instructions = Instructions(
             self, self.worker, self._answers, measured, lambda: self._images.topic
@@ -286,6 +288,11 @@ class PerceptionNode(LifecycleNode):
         self._diagnostics.close()
         gc.unfreeze()  # what was exempt from garbage collection (`lens_ros.memory`) ends with the node
 
+    def destroy_node(self) -> None:
+        """See `Node`."""
+        self._python_warnings.close()
+        super().destroy_node()
+
     def interrupt(self) -> None:
         """Give up the loading of a model, if it is in progress, and any that would begin later."""
         self._loading.interrupt()
@@ -388,7 +395,10 @@ class PerceptionNode(LifecycleNode):
 
 
 def _endpoint_failure(error: Exception) -> str:
-    return f"{described(error)}; correct the parameters qos_overrides.*, then try again"
+    """Return why publishers, subscriptions or services could not be created, and what to do."""
+    if "qos" in str(error).lower():
+        return f"{described(error)}; correct the parameters qos_overrides.*, then try again"
+    return f"{described(error)}; then try again" if isinstance(error, EndpointError) else described(error)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from lens_ros.nodes import conversions
 from lens_ros.nodes.camera_info import CameraInfoInput
 from lens_ros.nodes.endpoints import Endpoints
 from lens_ros.nodes.markers import markers
+from lens_ros.nodes.measurements import Measurements
 
 try:
     import vision_msgs.msg as vision_msgs
@@ -45,10 +46,10 @@ class PicturePublisher:
     with vision_msgs, `detections`.
     """
 
-    def __init__(self, node: LifecycleNode, camera_info: CameraInfoInput) -> None:
+    def __init__(self, node: LifecycleNode, camera_info: CameraInfoInput, measured: Measurements) -> None:
         self._node = node
         self._camera_info = camera_info
-        self._endpoints = Endpoints(node)
+        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"answer mismatch {topic}", text))
 
     def open(self) -> None:
         """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""

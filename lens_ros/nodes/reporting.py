@@ -3,15 +3,64 @@
 from __future__ import annotations
 
 import functools
+import logging
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rclpy.node import Node
 
 from lens_ros.memory import OutOfMemory
 
+OURS = "lens_ros"  # the logger above those of all our modules
+FOLDER = Path(__file__).resolve().parents[1]
+
 Callback = TypeVar("Callback", bound=Callable[..., Any])
+
+
+class PythonWarnings(logging.Handler):
+    """Log what lens_ros outside of its nodes warns of, by Python's logging or warnings, as a node does.
+
+    So that it reaches /rosout, and not standard error alone. In force from construction until `close`.
+    """
+
+    def __init__(self, log: Any) -> None:
+        """Take the logger of a node."""
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._show: Callable[..., None] = warnings.showwarning
+        warnings.showwarning = self._shown = self._show_warning
+        logging.getLogger(OURS).addHandler(self)
+
+    def close(self) -> None:
+        """Leave Python's logging and warnings as they were; no-op the second time."""
+        logging.getLogger(OURS).removeHandler(self)
+        if warnings.showwarning is self._shown:  # else another node's, which passes on what is not ours
+            warnings.showwarning = self._show
+        self._log = None
+        super().close()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        log = self._log
+        if log is None:
+            return
+        text = f"{record.name.removeprefix(f'{OURS}.')}: {record.getMessage()}"
+        if record.levelno >= logging.ERROR:
+            log.error(text)
+        else:
+            log.warning(text)
+
+    def _show_warning(
+        self, message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any, **named: Any
+    ) -> None:
+        log = self._log
+        if log is not None and FOLDER in Path(filename).parents:
+            log.warning(f"{Path(filename).relative_to(FOLDER)}:{lineno}: {category.__name__}: {message}")
+        else:
+            self._show(message, category, filename, lineno, *rest, **named)
 
 
 class PartOfNode(Protocol):

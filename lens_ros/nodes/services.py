@@ -164,6 +164,11 @@ def is_empty(image: Image) -> bool:
 def request_objection(request: Segment.Request) -> str:
     """What is wrong with the instruction or the image of a request or goal, or the empty string."""
     objection = instruction_objection(request.instruction)
+    if not objection and is_empty(request.image):
+        return (
+            "the request holds no image; expected one, or use_latest_image for the camera's next image: set "
+            "one of these fields"
+        )
     if not objection:
         try:
             conversions.check_image(request.image)

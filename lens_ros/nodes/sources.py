@@ -7,17 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from lens_ros.inputs import ImageError, printable, read_picture
-
-if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
-    from rosbags.interfaces import Connection
+from lens_ros.inputs import ImageError, PathError, expand_path, printable, read_picture
+from lens_ros.recordings import METADATA, SUFFIXES, Recording, RecordingError, Topic, choose, find_recording
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEFAULT_FRAME_ID = "camera_color_optical_frame"
@@ -50,6 +47,7 @@ class Source(Protocol):
     """Plays as often as asked."""
 
     description: str
+    remark: str  # a warning about what is played, or empty
     duration: float  # seconds from the first shot to where the first would come again
 
     def shots(self) -> Iterator[Shot | str]:
@@ -64,38 +62,44 @@ def open_source(
     depth_topic: str = "",
     camera_info_topic: str = "",
 ) -> Source:
-    """The recording or the folder of pictures at `path`.
+    """Return the recording or the folder of pictures at `path`.
 
-    `frame_rate_hz` is for pictures, the topics are for recordings (empty: the first one that fits).
+    `frame_rate_hz` is for pictures, the topics are for recordings (empty: see `recordings.choose`).
     Raises `SourceError`.
     """
     if not str(path):
         raise SourceError(
-            "no source is given; expected a rosbag2 folder or a folder of pictures: "
+            "no source is given; expected a recording or a folder of pictures: "
             "set the parameter source, such as -p source:=demo/tabletop"
         )
-    folder = Path(path).expanduser()
-    if folder.is_file() and (folder.parent / "metadata.yaml").is_file():
-        folder = folder.parent  # people point at the .mcap or .db3 file inside the recording's folder
-    if not folder.is_dir():
+    try:
+        place = expand_path(path, "parameter source")
+        if find_recording(place):
+            return BagSource(place, color_topic, depth_topic, camera_info_topic)
+    except PathError as error:
+        raise SourceError(str(error)) from error
+    except RecordingError as error:
+        raise SourceError(f"{error} (parameter source)") from error
+    if not place.is_dir():
         raise SourceError(
-            f"source '{path}' is not a folder; expected a rosbag2 folder (with metadata.yaml) or a folder "
-            "of pictures: "
+            f"source '{path}' is not a folder or a recording; expected a rosbag2 folder (with {METADATA}), a "
+            f"file {', '.join(SUFFIXES)}, or a folder of pictures: "
             f"correct the parameter source (the present folder is {Path.cwd()})"
         )
-    if (folder / "metadata.yaml").is_file():
-        return BagSource(folder, color_topic, depth_topic, camera_info_topic)
-    return PictureSource(folder, frame_rate_hz)
+    return PictureSource(place, frame_rate_hz)
 
 
 class PictureSource:
     """The pictures of a folder in order of their names, at a rate of its own."""
 
+    remark = ""
+
     def __init__(self, folder: Path, frame_rate_hz: float) -> None:
         self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
         if not self._paths:
             raise SourceError(
-                f"folder '{folder}' holds neither metadata.yaml (a recording) nor a picture "
+                f"folder '{folder}' holds neither {METADATA} (a recording), nor the file of a recording "
+                f"({', '.join(SUFFIXES)}), nor a picture "
                 f"({', '.join(sorted(PICTURE_SUFFIXES))}): correct the parameter source"
             )
         self._interval = 1.0 / frame_rate_hz
@@ -120,110 +124,54 @@ class PictureSource:
 
 
 class BagSource:
-    """Color, depth and camera_info of a rosbag2 recording (MCAP or SQLite), at the recorded times."""
+    """Color, depth and camera_info of a recording, at the recorded times."""
 
-    def __init__(self, folder: Path, color_topic: str, depth_topic: str, camera_info_topic: str) -> None:
-        self._folder = folder
-        with self._reader() as reader:
-            topics = {connection.topic: connection for connection in reader.connections}
-            color = self._choose("color", color_topic, topics)
-            if color is None:
-                raise SourceError(
-                    f"recording '{folder}' has no color images; expected a topic of type "
-                    "sensor_msgs/msg/Image or "
-                    f"CompressedImage; it has {_listed(topics)}: name one with the parameter color_topic"
+    def __init__(self, path: Path, color_topic: str, depth_topic: str, camera_info_topic: str) -> None:
+        """Choose the topics. Raises `RecordingError`, or `SourceError` where they cannot be played."""
+        self._path = path
+        with Recording(path) as recording:
+            try:
+                chosen = choose(
+                    recording.topics, color=color_topic, depth=depth_topic, camera_info=camera_info_topic
                 )
-            self._streams: dict[str, Stream] = {color: "color"}
-            if depth := self._choose("depth", depth_topic, topics):
-                self._streams[depth] = "depth"
-            if info := self._choose("camera_info", camera_info_topic, topics, beside=color):
-                self._streams[info] = "camera_info"
-            frames = topics[color].msgcount
-            if not frames:
-                raise SourceError(f"recording '{folder}' holds no message on {color}; record it again")
-            self._start = reader.start_time
-            length = reader.duration * 1e-9
+            except RecordingError as error:
+                raise SourceError(
+                    f"recording '{path}' {error}: name one of these by the parameters color_topic, "
+                    "depth_topic and camera_info_topic"
+                ) from error
+            streams: dict[Stream, Topic | None] = {
+                "color": chosen.color,
+                "depth": chosen.depth,
+                "camera_info": chosen.camera_info,
+            }
+            played = {stream: topic for stream, topic in streams.items() if topic is not None}
+            self._streams: dict[str, Stream] = {topic.name: stream for stream, topic in played.items()}
+            self._topics = list(played.values())
+            self._start = next(recording.messages(self._topics)).time_ns
+            length = (recording.end_ns - self._start) * 1e-9
+        if length < 0:
+            raise SourceError(
+                f"recording '{path}' does not match its {METADATA}, by which it ends {-length:.0f} s before "
+                f"its first image: write that file anew by ros2 bag reindex {path}"
+            )
+        frames = chosen.color.count
         self.duration = length * frames / (frames - 1) if frames > 1 else 1.0
-        self.description = f"{frames} images in {length:.1f} s from {folder} ({', '.join(self._streams)})"
+        self.remark = f"{chosen.remark} (parameter color_topic)" if chosen.remark else ""
+        playing = ", ".join(f"{stream} {topic}" for stream, topic in played.items())
+        others = f"not played: {', '.join(map(str, chosen.others))}" if chosen.others else "no other images"
+        self.description = f"{frames} images in {length:.1f} s from {path}: {playing}; {others}"
 
     def shots(self) -> Iterator[Shot | str]:
         """See `Source`; raises `SourceError` when the recording breaks off."""
-        with self._reader() as reader:
-            connections = [c for c in reader.connections if c.topic in self._streams]
-            messages = reader.messages(connections)
-            while True:
-                try:
-                    connection, time_ns, data = next(messages)
-                except StopIteration:
-                    return
-                except (
-                    Exception
-                ) as error:  # rosbags raises what its readers meet: struct, zstd, sqlite, assertions
-                    raise SourceError(
-                        f"recording '{self._folder}' is damaged ({error}); copy it again"
-                    ) from error
-                try:
-                    message = deserialize_message(bytes(data), _MESSAGE_TYPES[connection.msgtype])
-                except Exception as error:
-                    yield f"a message on {connection.topic} cannot be read ({error}); it is left out"
-                    continue
-                yield Shot((time_ns - self._start) * 1e-9, self._streams[connection.topic], message)
-
-    def _reader(self) -> Any:
-        return _Opened(self._folder)
-
-    def _choose(
-        self, stream: Stream, wanted: str, topics: dict[str, Connection], *, beside: str = ""
-    ) -> str | None:
-        if wanted:
-            if wanted not in topics or topics[wanted].msgtype not in _MESSAGE_TYPES:
-                raise SourceError(
-                    f"recording '{self._folder}' has no topic '{wanted}' that holds images or camera_info; "
-                    f"it has {_listed(topics)}: correct the parameter {stream}_topic"
-                )
-            return wanted
-        fitting = [name for name, connection in topics.items() if _fits(stream, name, connection.msgtype)]
-        return max(fitting, key=lambda name: _common_prefix(name, beside), default=None)
-
-
-class _Opened:
-    """`AnyReader` as a context manager that explains itself when the recording cannot be opened."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> AnyReader:
-        # A folder of pictures needs none of it.
-        from rosbags.highlevel import AnyReader
-
         try:
-            self._reader = AnyReader([self._folder])
-            self._reader.open()
-        except Exception as error:
-            raise SourceError(
-                f"recording '{self._folder}' cannot be opened ({error}); expected a rosbag2 folder "
-                "with metadata.yaml and its MCAP or SQLite files: copy or record it again"
-            ) from error
-        return self._reader
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
-
-
-def _fits(stream: Stream, topic: str, message_type: str) -> bool:
-    if stream == "camera_info":
-        return message_type == "sensor_msgs/msg/CameraInfo"
-    if message_type not in ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"):
-        return False
-    return ("depth" in topic.lower()) == (stream == "depth")
-
-
-def _common_prefix(first: str, second: str) -> int:
-    for length, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return length
-    return min(len(first), len(second))
-
-
-def _listed(topics: dict[str, Connection]) -> str:
-    return ", ".join(f"{name} ({connection.msgtype})" for name, connection in topics.items()) or "no topic"
+            with Recording(self._path) as recording:
+                for message in recording.messages(self._topics):
+                    try:
+                        content = deserialize_message(message.data, _MESSAGE_TYPES[message.type])
+                    except Exception as error:
+                        yield f"a message on {message.topic} cannot be read ({error}); it is left out"
+                        continue
+                    at = (message.time_ns - self._start) * 1e-9
+                    yield Shot(at, self._streams[message.topic], content)
+        except RecordingError as error:
+            raise SourceError(str(error)) from error

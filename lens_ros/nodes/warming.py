@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 
 from lens_ros.memory import give_back
+from lens_ros.nodes import loading
 from lens_ros.nodes.diagnostics import Situation
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.reporting import described
@@ -44,6 +44,7 @@ class EngineWarmer:
         """A model was loaded: begins to make the engines that it lacks."""
         self._lens, self._settings, self._fresh = lens, settings, None
         self._situation.engine_trouble = ""
+        self._situation.shortfall = loading.shortfall(lens, settings)
         self._begin()
 
     def activated(self) -> None:
@@ -72,7 +73,7 @@ class EngineWarmer:
     def released(self) -> None:
         """The model is gone."""
         self._lens = self._fresh = None
-        self._situation.engine_trouble = ""
+        self._situation.engine_trouble = self._situation.shortfall = ""
 
     def close(self) -> None:
         """Stops for ever."""
@@ -173,6 +174,7 @@ class EngineWarmer:
         if lens is not None:
             lens.use(engines)
             self._situation.backend = str(engines)
+            self._situation.shortfall = loading.shortfall(lens, self._settings)
             give_back()
 
 
@@ -187,10 +189,7 @@ def _wanted(lens: Lens, settings: PerceptionParameters, *, anew: bool) -> Wanted
     backend = to_be_made(engines, settings.backend, settings.device)  # type: ignore[arg-type]
     if backend is None:
         return None
-    cache = (
-        EngineCache(Path(settings.engine_cache_dir).expanduser())
-        if settings.engine_cache_dir
-        else EngineCache()
-    )
+    folder = loading.engine_folder(settings)
+    cache = EngineCache() if folder is None else EngineCache(folder)
     precision = None if settings.precision == "auto" else settings.precision
     return Wanted(lens.folder, lens.model_id, backend, precision, cache, settings.device)  # type: ignore[arg-type]

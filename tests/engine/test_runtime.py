@@ -15,7 +15,7 @@ from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.compiled import CompiledSegmenter
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.quantize import quantize_model
-from lens_ros.engine.runtime import open_engines
+from lens_ros.engine.runtime import open_engines, shortfall_of
 from lens_ros.engine.sessions import OnnxSession
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model, load_model, save_model
@@ -117,7 +117,7 @@ def test_a_named_backend_that_cannot_serve_falls_back_aloud(
 
 @pytest.mark.parametrize("fault", ["half written", "other bytes", "no manifest", "failed check"])
 def test_an_unusable_engine_is_named_and_torch_serves(
-    own_cache: EngineCache, fault: str, demo_image: np.ndarray
+    own_cache: EngineCache, fault: str, demo_image: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = next(e for e in own_cache.entries() if e.folder.name.startswith("decoder-fp32-onnxruntime"))
     data = entry.file.read_bytes()
@@ -139,6 +139,11 @@ def test_an_unusable_engine_is_named_and_torch_serves(
         "failed check": "does not do what torch does",
     }[fault]
     assert told in lens.engines.decoder.reason
+    (record,) = [each for each in caplog.records if each.name == "lens_ros.engine"]
+    said = shortfall_of(lens.engines, "auto")
+    assert record.levelname == "WARNING" and said in record.getMessage()
+    assert said.startswith("engines cannot serve (decoder onnxruntime fp32: ") and told in said
+    assert said.endswith("; onnxruntime fp32 and torch serves")
     assert lens.segment(demo_image, "the blue mug").mask.any()
 
 

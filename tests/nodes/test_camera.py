@@ -7,6 +7,7 @@ import os
 import struct
 from pathlib import Path
 
+import bags
 import cv2
 import numpy as np
 import PIL.Image
@@ -102,8 +103,45 @@ def test_topics_can_be_chosen(tmp_path):
     folder = write_bag(tmp_path / "bag")
     with pytest.raises(SourceError, match=r"no topic '/nothing'.*it has /cam/color/compressed.*color_topic"):
         open_source(folder, color_topic="/nothing")
-    source = open_source(folder, color_topic="/cam/depth/compressedDepth")
-    assert "/cam/depth/compressedDepth" in source.description
+    with pytest.raises(SourceError, match=r"compressedDepth' *, which holds images that cannot be shown"):
+        open_source(folder, color_topic="/cam/depth/compressedDepth")
+    source = open_source(folder, color_topic="cam/color/compressed", depth_topic="/cam/depth/compressedDepth")
+    assert "color /cam/color/compressed (" in source.description
+    assert "depth /cam/depth/compressedDepth (" in source.description
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "ROS 1"])
+def test_what_is_played_is_said_and_what_else_there_is(tmp_path, form):
+    image = "sensor_msgs/msg/Image"
+    topics = {"/infra1/image": (image, "mono8"), "/labels": (image, "mono8"), "/rgb/image": (image, "rgb8")}
+    path = bags.write(tmp_path / ("old.bag" if form == "ROS 1" else "bag"), topics)
+    if form == "file":
+        (path / "metadata.yaml").unlink()
+        (path,) = path.iterdir()
+    source = open_source(path)
+    assert f"color /rgb/image ({image}, rgb8, color); not played: /infra1/image (" in source.description
+    assert "mono8, infrared), /labels (" in source.description and not source.remark
+    played = shots(source)
+    assert [shot.at for shot in played] == pytest.approx([0, 0.1, 0.2])
+    assert [int(conversions.image_to_rgb(shot.content).max()) for shot in played] == [0, 10, 20]
+    infrared = open_source(path, color_topic="/infra1/image")
+    assert "color /infra1/image" in infrared.description and not infrared.remark
+
+
+def test_images_that_begin_late_are_played_at_once(tmp_path):
+    topics = {"/text": ("std_msgs/msg/String", ""), "/rgb/image": ("sensor_msgs/msg/Image", "rgb8")}
+    source = open_source(bags.write(tmp_path / "bag", topics, late={"/rgb/image": 60 * 10**9}))
+    assert [shot.at for shot in shots(source)] == pytest.approx([0, 0.1, 0.2])
+    assert source.duration == pytest.approx(0.3, abs=1e-3)
+
+
+def test_metadata_of_another_recording_is_explained(tmp_path):
+    topics = {"/rgb/image": ("sensor_msgs/msg/Image", "rgb8")}
+    folder = bags.write(tmp_path / "bag", topics)
+    metadata = folder / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace(str(bags.START_NS), str(10**9)))
+    with pytest.raises(SourceError, match=r"does not match its metadata\.yaml.*ros2 bag reindex"):
+        open_source(folder)
 
 
 def test_pictures_are_played_in_order_at_the_given_rate(pictures):
@@ -173,7 +211,7 @@ def test_a_bad_source_ends_the_process_with_one_clear_message(graph, tmp_path):
     process = graph.launch("camera", {"source": str(tmp_path / "nowhere")})
     graph.processes.remove(process)
     assert process.wait(START_TIMEOUT) == UNUSABLE
-    assert "is not a folder; expected a rosbag2 folder" in process.log
+    assert "is not a folder or a recording; expected a rosbag2 folder" in process.log
     assert "Traceback" not in process.log
 
 
@@ -256,3 +294,15 @@ def test_recorded_stamps_are_kept_and_the_end_is_the_end(graph, tmp_path):
     assert {message.header.stamp.sec for message in received} == {RECORDED}
     assert {message.header.frame_id for message in received} == {"mine"}
     assert type(received[0].data) is array.array
+
+
+def test_a_recording_without_color_is_played_with_a_warning(graph, tmp_path):
+    received: list[Image] = []
+    subscription = graph.node.create_subscription(Image, "image", received.append, 50)
+    folder = bags.write(tmp_path / "bag", {"/left/image": ("sensor_msgs/msg/Image", "mono8")})
+    process = graph.launch("camera", {"source": str(folder)})
+    graph.wait_for_log(process, "[WARN]", "no color image; /left/image", "mono8, gray) is played instead")
+    graph.wait_until(lambda: received, TIMEOUT, "an image")
+    assert graph.stop(process) == 0
+    graph.node.destroy_subscription(subscription)
+    assert received[0].encoding == "mono8"

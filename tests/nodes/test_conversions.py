@@ -228,7 +228,7 @@ def image(**changes) -> Image:
     ("message", "kind", "said"),
     [
         (image(encoding="rgb9"), "encoding", ["'rgb9'", "expected one of rgb8, bgr8", "camera driver"]),
-        (image(encoding=""), "encoding", ["encoding ''"]),
+        (image(encoding=""), "encoding", ["no encoding", "expected one of rgb8"]),
         (image(encoding="16UC1"), "encoding", ["depth image", "color topic"]),
         (image(width=0), "size", ["0 x 3", "at least 1 x 1"]),
         (image(height=0), "size", ["4 x 0"]),

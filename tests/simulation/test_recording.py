@@ -4,8 +4,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rosbags.highlevel import AnyReader
 
+from lens_ros.recordings import Recording
 from lens_ros.simulation import catalog, recording
 from lens_ros.simulation.recording import camera_at, compressed_depth, record
 from lens_ros.simulation.renderer import TabletopSimulator
@@ -17,9 +17,9 @@ DEMO = Path(__file__).parents[2] / "demo"
 def messages_of(bag: Path) -> dict[str, list]:
     """topic -> deserialized messages, in order of time."""
     found: dict[str, list] = {}
-    with AnyReader([bag]) as reader:
-        for connection, _, data in reader.messages():
-            found.setdefault(connection.topic, []).append(reader.deserialize(data, connection.msgtype))
+    with Recording(bag) as opened:
+        for message in opened.messages(opened.topics):
+            found.setdefault(message.topic, []).append(message.content)
     return found
 
 

@@ -113,10 +113,10 @@ def check_image(message: Image) -> None:
             if message.encoding in DEPTH_ENCODINGS
             else "; set the camera driver, or a converting node, to one of these"
         )
+        has = f"the encoding '{message.encoding}'" if message.encoding else "no encoding (an empty field)"
         raise ConversionError(
             "encoding",
-            f"image has the encoding '{message.encoding}'; expected one of "
-            f"{', '.join(COLOR_ENCODINGS)}{hint}",
+            f"image has {has}; expected one of {', '.join(COLOR_ENCODINGS)}{hint}",
         )
     check_size(message.width, message.height, f"image ({message.encoding})")
     if message.encoding in _HORIZONTALLY_SUBSAMPLED and message.width % 2:

@@ -30,9 +30,10 @@ def depth_to_metres(message: Image) -> np.ndarray:
     with NaN or infinity. Raises `ConversionError`.
     """
     if message.encoding not in DEPTH_ENCODINGS:
+        has = f"the encoding '{message.encoding}'" if message.encoding else "no encoding (an empty field)"
         raise ConversionError(
             "encoding",
-            f"depth image has the encoding '{message.encoding}'; expected 16UC1 (millimetres) or 32FC1 "
+            f"depth image has {has}; expected 16UC1 (millimetres) or 32FC1 "
             "(metres): "
             "give the node the depth topic of the camera",
         )
