@@ -28,12 +28,15 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from lens_ros.nodes.reporting import ThrottledLog
+
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[no-redef]
 
 RECHECK_S = 1.0  # whether publishers that did not match are gone
+MISMATCHES_S = 5.0  # interval of the log lines about publishers that do not match
 
 
 def reliable(depth: int) -> QoSProfile:
@@ -133,6 +136,7 @@ class Endpoints:
         self._node = node
         self._on_mismatch = on_mismatch
         self._mismatched: set[str] = set()
+        self._log = ThrottledLog(node, MISMATCHES_S)
         self._open: list[tuple[Callable[[Any], Any], Any]] = []  # how to destroy it, and what
 
     def publisher(self, message_type: type, topic: str, depth: int) -> Any:
@@ -219,7 +223,7 @@ class Endpoints:
                 "nothing is received from it; change the publisher, or the parameters "
                 f"qos_overrides.{resolved}.subscription.*"
             )
-            self._node.get_logger().warning(text)
+            self._log.warning((resolved, policy), text)
             self._mismatched.add(resolved)
             self._on_mismatch(resolved, text)
 
