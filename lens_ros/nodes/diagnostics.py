@@ -30,6 +30,8 @@ from lens_ros.nodes.worker import InferenceWorker
 
 PERIOD_S = 1.0
 SILENCE_S = 30.0  # of a model at work, from which on it is mentioned
+# Keys, or beginnings of keys, of the notes about images.
+IMAGE_TROUBLES = ("silence", "image trouble", "image change", "calibration", "mismatch", "simulated time")
 STAGES = ("preprocess", "reason", "decode", "total", "track")
 
 
@@ -130,7 +132,14 @@ class Diagnostics:
         if state == "active":
             troubles = [
                 text
-                for trouble in ("silence", "image trouble", "image change", "mismatch", "simulated time")
+                for trouble in (
+                    "silence",
+                    "image trouble",
+                    "image change",
+                    "calibration",
+                    "mismatch",
+                    "simulated time",
+                )
                 for text in measured.noted(trouble)
             ]
             level = DiagnosticStatus.WARN if troubles else DiagnosticStatus.OK

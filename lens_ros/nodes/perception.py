@@ -120,7 +120,7 @@ class PerceptionNode(PromptLifecycleNode):
         self._situation = Situation()
         measured = Measurements()
         self._images = ImageInput(self, self._settings, measured, self._on_image, self._on_silence)
-        self._camera_info = CameraInfoInput(self, self._settings)
+        self._camera_info = CameraInfoInput(self, self._settings, measured)
         self._answers = AnswerPublisher(self, self._settings, measured, self._images, self._camera_info)
         self._instructions = Instructions(
             self, self.worker, self._answers, measured, lambda: self._images.topic
