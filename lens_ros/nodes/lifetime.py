@@ -25,6 +25,7 @@ from lens_ros.heaps import limit_heaps, trim_heaps
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.parameters import ParameterError
 from lens_ros.nodes.reporting import TRACEBACKS_S, described, traced
+from lens_ros.nodes.texts import SENTENCE, shortened
 from lens_ros.nodes.throttle import Throttle
 from lens_ros.nodes.watchdog import Watchdog
 
@@ -97,7 +98,7 @@ def run(
     try:
         node = make_node()
     except ParameterError as error:
-        log.fatal(str(error))
+        log.fatal(shortened(str(error), SENTENCE))
         rclpy.try_shutdown()
         return 1
     executor = make_executor()

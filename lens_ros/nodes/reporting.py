@@ -29,7 +29,7 @@ class ThrottledLog:
     """The log of a node, for what may happen at every message: one line per kind and interval.
 
     The first line after a flood says how many were left out. Kinds must be few (see `Throttle`). Texts are
-    escaped and cut to `SENTENCE` characters; `details`, such as a traceback, follow on lines of their own.
+    escaped and cut to `SENTENCE` characters. `details`, such as a traceback, follow on lines of their own.
 
     Args:
         interval_s: seconds in which `burst` lines of each kind are logged.
@@ -38,6 +38,7 @@ class ThrottledLog:
     def __init__(self, node: Any, interval_s: float, *, burst: int = 1) -> None:
         self._node = node
         self._throttle = Throttle(interval_s, burst=burst)
+        self._details = Throttle(interval_s)
 
     def info(self, kind: Hashable, text: str) -> bool:
         """Log at level INFO; return whether the line was logged, or only counted."""
@@ -62,7 +63,8 @@ class ThrottledLog:
         elif level == "warning":
             log.warning(passed)
         else:
-            log.error(passed + "".join(f"\n{escaped(line)}" for line in details.splitlines()))
+            told = self._details(kind, details) is not None  # once in an interval, whatever the burst
+            log.error("\n".join([passed, *map(escaped, details.splitlines() if told else [])]))
         return True
 
 
