@@ -37,7 +37,7 @@ class Flood:
 
     @functools.cached_property
     def log(self) -> Log:
-        """What is logged from the first use on; to be used in the test, whose output has a file of its own."""
+        """What is logged from the first use on, in the test: its fixtures write elsewhere."""
         return Log(self._capfd)
 
     def run(
