@@ -118,7 +118,7 @@ def test_texts_of_headers_are_escaped_and_cut(encoding, said, robot: Robot, row:
     assert not any(line.startswith("[FATAL]") for line in robot.log.splitlines())
     robot.works(row)
     row.held(
-        "the next good image is used; quoted texts are escaped and cut, one line in the log for many images"
+        "the next good image is used; quoted texts are escaped and cut, one line for many images"
     )
 
 
