@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lens_ros.nodes.following import TargetFollower
+from lens_ros.nodes.texts import shortened
 from lens_ros.nodes.work import Frame, Job, Listener, Target
 
 LAST_ID = 65535  # ids are uint16, and 0 means "no target"
@@ -120,7 +121,7 @@ class Agenda:
         """Makes `instruction` the only active one, in place of the present ones. Raises `StoppedError`."""
         with self._changed:
             self._refuse_when_stopped()
-            self.clear(f"replaced by a newer instruction: '{instruction}'")
+            self.clear(f"replaced by a newer instruction: '{shortened(instruction)}'")
             return self._new_target(instruction)
 
     def active_alone(self, instruction: str) -> Target | None:

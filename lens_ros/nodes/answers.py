@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,8 @@ from lens_ros.nodes.image_input import ImageInput
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.pictures import Identified, PicturePublisher
-from lens_ros.nodes.reporting import described, is_ours, shortened, survives
+from lens_ros.nodes.reporting import described, is_ours, request_log, survives, traced
+from lens_ros.nodes.texts import shortened
 from lens_ros.nodes.work import Answer, Frame, Target
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class AnswerPublisher:
         self._images = images
         self._started_at = 0.0
         self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"answer mismatch {topic}", text))
+        self._log = request_log(node)
         self._segmentations: Any = None
         self._reasonings: Any = None
         self._pictures = PicturePublisher(node, camera_info, measured)
@@ -69,6 +70,7 @@ class AnswerPublisher:
 
     def open(self) -> None:
         """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""
+        self._log = request_log(self.node)
         # Many instructions may be answered at once, say when the node is deactivated.
         self._segmentations = self._endpoints.publisher(SegmentationMessage, "segmentation", 100)
         self._reasonings = self._endpoints.publisher(ReasoningMessage, "reasoning", 50)
@@ -214,7 +216,7 @@ class AnswerPublisher:
         )
 
     def _say(self, target: Target, what: str) -> None:
-        self.node.get_logger().info(f"'{shortened(target.instruction)}': {what}")
+        self._log.info("answer", f"'{shortened(target.instruction)}': {what}")
 
     def _measure(self, result: Segmentation, stages: Sequence[str]) -> None:
         for stage in stages:
@@ -245,7 +247,7 @@ class AnswerPublisher:
         failure until it is answered or ends.
         """
         reason = described(error)
-        details = "" if is_ours(error) else "\n" + "".join(traceback.format_exception(error))
+        details = "" if is_ours(error) else "\n".join(traced(error))
         self._measured.count("failures")
         trouble = f"'{shortened(instruction)}' failed: {reason}"
         if target is None:
@@ -254,7 +256,7 @@ class AnswerPublisher:
             self._measured.note(_trouble(target), trouble)
             if target.ended:  # in another thread, maybe before the note
                 self._measured.note(_trouble(target), "")
-        self.node.get_logger().error(f"'{shortened(instruction)}' failed: {reason}{details}")
+        self._log.error(f"failed, {type(error).__name__}", trouble, details)
         return reason
 
     def publish_unanswered(

@@ -13,6 +13,7 @@ see to it.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -39,14 +40,16 @@ from lens_ros.nodes.executor import spin
 from lens_ros.nodes.lifetime import SIGNAL_POLL_S, ended_by_signal
 from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.parameters import CameraParameters, ParameterError
+from lens_ros.nodes.reporting import ThrottledLog
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
 from lens_ros.nodes.starting import StartError
-from lens_ros.nodes.throttle import Throttle
+from lens_ros.nodes.texts import SENTENCE, shortened
 
 LATEST = (
     0.5  # seconds behind its time from which on playing goes on from now instead of catching up in a burst
 )
 PAUSE_POLL_S = 0.05
+COMPLAINTS_S = 5.0  # interval of the log lines about items that cannot be played
 
 
 class CameraNode(Node):
@@ -70,14 +73,16 @@ class CameraNode(Node):
         self._depths = self._publisher(Image, "depth")
         self._infos = self._publisher(CameraInfo, "camera_info")
         self._stamps: OrderedDict[tuple[int, int], Time] = OrderedDict()
-        self._complaints = Throttle(5.0)
-        self._tones = conversions.Tones(self.get_logger().info)
+        self._log = ThrottledLog(self, COMPLAINTS_S)
+        self._tones = conversions.Tones(functools.partial(self._log.info, "tones"))
         self._stopping = threading.Event()
         self.finished: Future = Future()
         self._thread = threading.Thread(target=self._run, name="playing", daemon=True)
-        self.get_logger().info(f"playing {self._source.description} on {self.resolve_topic_name('image')}")
+        self.get_logger().info(
+            f"playing {shortened(self._source.description, SENTENCE)} on {self.resolve_topic_name('image')}"
+        )
         if self._source.remark:
-            self.get_logger().warning(self._source.remark)
+            self.get_logger().warning(shortened(self._source.remark, SENTENCE))
         self._thread.start()
 
     def close(self) -> None:
@@ -104,7 +109,7 @@ class CameraNode(Node):
                 if self._stopping.is_set() or not self._settings.loop:
                     break
         except SourceError as error:
-            self.get_logger().fatal(str(error))
+            self.get_logger().fatal(shortened(str(error), SENTENCE))
             self.finished.set_result(UNUSABLE)
         except Exception:
             if self.context.ok():  # else the publishers went away under us: the node is ending
@@ -120,7 +125,7 @@ class CameraNode(Node):
         begun = time.monotonic()
         for shot in self._source.shots():
             if isinstance(shot, str):
-                self._complain(shot)
+                self._log.warning("left out", shot)
                 continue
             begun = self._wait(begun, shot.at)
             if self._stopping.is_set():
@@ -128,7 +133,9 @@ class CameraNode(Node):
             try:
                 self._publish(shot)
             except ConversionError as error:
-                self._complain(f"recorded {shot.stream} cannot be used: {error}")
+                self._log.warning(
+                    (shot.stream, error.kind), f"recorded {shot.stream} cannot be used: {error}"
+                )
         self._wait(begun, self._source.duration)
 
     def _wait(self, begun: float, at: float) -> float:
@@ -141,11 +148,6 @@ class CameraNode(Node):
             begun += time.monotonic() - paused
             paused = time.monotonic()
         return begun - ahead if ahead < -LATEST else begun
-
-    def _complain(self, problem: str) -> None:
-        text = self._complaints(problem, problem)
-        if text is not None:
-            self.get_logger().warning(text)
 
     def _publish(self, shot: Shot) -> None:
         content = shot.content

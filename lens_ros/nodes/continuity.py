@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from sensor_msgs.msg import CompressedImage, Image
 
+from lens_ros.nodes.stamps import is_valid, nanoseconds
+from lens_ros.nodes.texts import shortened
+
 JUMP_S = 5.0  # by which stamps may run ahead of the time that passes
 
 
@@ -34,7 +37,9 @@ class Continuity:
         form, before = _form(message), self.form
         if before and form != before:
             changes.append(Change("form", f"images are now {form}; before: {before}"))
-        stamp, now = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec, self._clock()
+        now = self._clock()
+        # An invalid stamp says nothing about time: it is treated as a missing one.
+        stamp = 1e-9 * nanoseconds(message.header.stamp) if is_valid(message.header.stamp) else 0.0
         step = stamp - self._stamp
         if stamp and self._stamp and not 0 <= step <= now - self._at + JUMP_S:
             way = "back" if step < 0 else "ahead"
@@ -53,7 +58,7 @@ class Continuity:
 
 def _form(message: Image | CompressedImage) -> str:
     if isinstance(message, CompressedImage):
-        kind = f"'{message.format}'"
+        kind = f"'{shortened(message.format)}'"
     else:
-        kind = f"{message.width} x {message.height} {message.encoding}"
-    return f"{kind} in frame '{message.header.frame_id}'"
+        kind = f"{message.width} x {message.height} {shortened(message.encoding)}"
+    return f"{kind} in frame '{shortened(message.header.frame_id)}'"

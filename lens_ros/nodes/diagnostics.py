@@ -25,10 +25,13 @@ from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.reporting import survives
 from lens_ros.nodes.simulated_time import SimulatedTime
+from lens_ros.nodes.texts import SENTENCE, shortened
 from lens_ros.nodes.worker import InferenceWorker
 
 PERIOD_S = 1.0
 SILENCE_S = 30.0  # of a model at work, from which on it is mentioned
+# Keys, or beginnings of keys, of the notes about images.
+IMAGE_TROUBLES = ("silence", "image trouble", "image change", "calibration", "mismatch", "simulated time")
 STAGES = ("preprocess", "reason", "decode", "total", "track")
 
 
@@ -98,7 +101,7 @@ class Diagnostics:
         self._measured.note("simulated time", simulated)
         for trouble in (namesakes, simulated):
             if trouble and trouble not in self._told:
-                self.node.get_logger().warning(trouble)
+                self.node.get_logger().warning(shortened(trouble, SENTENCE))
         self._told = f"{namesakes} {simulated}"
 
     def _state(self) -> DiagnosticStatus:
@@ -118,7 +121,7 @@ class Diagnostics:
             {
                 "state": state,
                 "active instructions": len(targets),
-                "instructions": "; ".join(f"{each.id}: {each.instruction}" for each in targets),
+                "instructions": "; ".join(f"{each.id}: {shortened(each.instruction)}" for each in targets),
                 "waiting goals and requests": worker.waiting_jobs if worker is not None else 0,
             },
         )
@@ -135,6 +138,7 @@ class Diagnostics:
                     "image loss",
                     "image trouble",
                     "image change",
+                    "calibration",
                     "mismatch",
                     "simulated time",
                 )
@@ -232,8 +236,8 @@ class Diagnostics:
         return DiagnosticStatus(
             level=level,
             name=f"{name}: {part}",
-            message=text,
-            hardware_id=self._settings().device,
+            message=shortened(text, SENTENCE),
+            hardware_id=shortened(self._settings().device),
             values=[KeyValue(key=key, value=_written(value)) for key, value in values.items()],
         )
 
@@ -269,4 +273,4 @@ def _next_step(state: str) -> str:
 
 
 def _written(value: Any) -> str:
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:.1f}" if isinstance(value, float) else shortened(str(value), SENTENCE)

@@ -28,6 +28,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from lens_ros.nodes.matching import conflicts, node_of, quality_objection, type_name, types_objection
+from lens_ros.nodes.reporting import ThrottledLog
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -37,6 +38,7 @@ except ImportError:  # Humble
         SubscriptionEventCallbacks,
     )
 
+MISMATCHES_S = 5.0  # interval of the log lines about endpoints that do not match
 RECHECK_S = 1.0  # between two looks at the types and quality of service of other nodes' endpoints
 
 
@@ -158,6 +160,7 @@ class Endpoints:
         self._watched: list[_Watched] = []
         self._checking = threading.Lock()
         self._mismatched: dict[_Watched, str] = {}
+        self._log = ThrottledLog(node, MISMATCHES_S)
         self._open: list[tuple[Callable[[Any], Any], Any]] = []  # how to destroy it, and what
 
     def publisher(self, message_type: type, topic: str, depth: int) -> Any:
@@ -329,7 +332,7 @@ class Endpoints:
             else:
                 del self._mismatched[watched]
         if text:
-            self._node.get_logger().warning(text)
+            self._log.warning((watched.topic, text), text)
         self._on_mismatch(watched.topic, text)
 
     def _mismatch(self, created: list[_Watched], event: Any) -> None:

@@ -24,8 +24,9 @@ from lens_ros.nodes.endpoints import goal_requests
 from lens_ros.nodes.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
-from lens_ros.nodes.reporting import described, shortened
+from lens_ros.nodes.reporting import described, request_log
 from lens_ros.nodes.services import RESPONSE_GRACE_S, request_objection
+from lens_ros.nodes.texts import shortened
 from lens_ros.nodes.work import Job
 from lens_ros.nodes.worker import InferenceWorker
 
@@ -52,6 +53,7 @@ class Goals:
         self._settings = settings
         self._worker = worker
         self._server: _DeferringActionServer | None = None
+        self._log = request_log(node)
         self._changed = threading.Condition()
         self._goals: dict[bytes, _Goal] = {}  # those without a result, by goal id
         self._cancelled_early: set[bytes] = set()
@@ -62,6 +64,7 @@ class Goals:
     def open(self) -> None:
         """Begins to accept goals."""
         self._ending = False
+        self._log = request_log(self._node)
         self._server = _DeferringActionServer(
             self._node,
             SegmentInstruction,
@@ -118,10 +121,10 @@ class Goals:
         objection = INACTIVE if worker is None else _objection(worker, handle.request)
         if objection:
             self._measured.count("refused")
-            self._node.get_logger().warning(f"goal refused: {objection}")
+            self._log.warning("goal refused", f"goal refused: {objection}")
             goal.job.finish(error=objection)
         elif worker is not None:
-            self._node.get_logger().info(f"goal '{shortened(handle.request.instruction)}'")
+            self._log.info("goal", f"goal '{shortened(handle.request.instruction)}'")
             goal.tell(Feedback.WAITING)
             worker.submit(goal.job)
 
@@ -160,7 +163,7 @@ class Goals:
                 handle.succeed()
         except Exception as error:  # such as a result that does not fit into its message
             result = SegmentInstruction.Result(message=f"internal error: {described(error)}")
-            self._node.get_logger().error(result.message)
+            self._log.error(f"goal, {type(error).__name__}", result.message)
             if handle.is_active:
                 handle.abort()
         finally:
@@ -171,7 +174,7 @@ class Goals:
                 self._concluded_at = time.monotonic()
                 self._changed.notify_all()
         how = result.message or "answered"
-        self._node.get_logger().info(f"goal '{shortened(handle.request.instruction)}': {how}")
+        self._log.info("goal ended", f"goal '{shortened(handle.request.instruction)}': {how}")
         return result
 
 

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
@@ -22,8 +21,8 @@ from lens_ros.nodes.matching import node_of, type_name
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import PROFILE_VARIABLE
 from lens_ros.nodes.parameters import PerceptionParameters
-from lens_ros.nodes.reporting import survives
-from lens_ros.nodes.throttle import Throttle
+from lens_ros.nodes.reporting import ThrottledLog, survives
+from lens_ros.nodes.stamps import is_valid, nanoseconds
 
 ImageMessage: TypeAlias = "Image | CompressedImage"
 
@@ -59,7 +58,7 @@ class ImageInput:
         self._deliver = on_image
         self._fell_silent = on_silence
         self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
-        self._complaints = Throttle(settings().log_interval_s)
+        self._log = ThrottledLog(node, settings().log_interval_s)
         self._last_at = 0.0
         self._silence_reported = False
         self._continuity = Continuity()
@@ -69,7 +68,7 @@ class ImageInput:
         """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""
         self.close()  # never twice
         settings = self._settings()
-        self._complaints = Throttle(settings.log_interval_s)
+        self._log = ThrottledLog(self.node, settings.log_interval_s)
         # Remapping `image` moves the compressed topic along, as with image_transport.
         compressed = settings.image_transport == "compressed"
         self.topic = self.node.resolve_topic_name("image") + ("/compressed" if compressed else "")
@@ -92,7 +91,7 @@ class ImageInput:
 
     def note_info(self, message: CameraInfo) -> None:
         """Note that a camera_info has arrived: each is to have its image."""
-        self._losses.info(_nanoseconds(message))
+        self._losses.info(nanoseconds(message.header.stamp))
 
     @property
     def form(self) -> str:
@@ -108,9 +107,14 @@ class ImageInput:
     def fresh(self, message: ImageMessage) -> bool:
         """Whether an image may still be used: by its stamp and the node's clock no older than
         max_image_age_ms, and no further in the future, where its age is anyone's guess. An image without a
-        stamp has no age.
+        stamp has no age and may be used. One with an invalid stamp may be used unless there is a limit.
         """
         limit = self.node.get_parameter("max_image_age_ms").value
+        if not is_valid(message.header.stamp):
+            if limit:
+                self._measured.count("unusable images")
+                self._complain_of_stamp(message, limit)
+            return not limit
         age = self.age_ms(message) if limit else None
         if age is None or abs(age) <= limit:
             return True
@@ -124,17 +128,32 @@ class ImageInput:
         )
         return False
 
+    def _complain_of_stamp(self, message: ImageMessage, limit: int) -> None:
+        """Say that a stamp is not a time, and what becomes of the image."""
+        stamp = message.header.stamp
+        fate = (
+            f"it is not used, since its age cannot be compared with max_image_age_ms ({limit} ms)"
+            if limit
+            else "it is used like an image without a stamp"
+        )
+        self._complain(
+            "stamp",
+            f"image on {self.topic} has the invalid stamp sec {stamp.sec}, nanosec {stamp.nanosec}; "
+            f"expected sec from 0 and nanosec below 1000000000: correct the camera's clock or driver; {fate}",
+        )
+
     def age_ms(self, message: ImageMessage) -> float | None:
-        """Milliseconds since the image's stamp by the node's clock; None for an image without a stamp."""
-        clock = self.node.get_clock()
-        stamp = Time.from_msg(message.header.stamp, clock_type=clock.clock_type)
-        return (clock.now() - stamp).nanoseconds / 1e6 if stamp.nanoseconds else None
+        """Return the milliseconds since the image's stamp by the node's clock; None for an image without a
+        stamp, or with an invalid one.
+        """
+        stamp = message.header.stamp
+        if not nanoseconds(stamp) or not is_valid(stamp):
+            return None
+        return (self.node.get_clock().now().nanoseconds - nanoseconds(stamp)) / 1e6
 
     def _complain(self, kind: str, text: str) -> None:
         self._measured.note("image trouble", text)
-        passed = self._complaints(kind, text)
-        if passed is not None:
-            self.node.get_logger().warning(passed)
+        self._log.warning(kind, text)
 
     @survives
     def _on_image(self, message: ImageMessage) -> None:
@@ -144,11 +163,11 @@ class ImageInput:
         self._measured.add("image", 0.0)
         if age is not None:
             self._measured.add("age", age)
-        self._losses.image(_nanoseconds(message))
+        self._losses.image(nanoseconds(message.header.stamp))
         if self._silence_reported:
             self._silence_reported = False
             self._measured.forget_notes("silence")
-            self.node.get_logger().info(f"images arrive again on {self.topic}")
+            self._log.info("silence", f"images arrive again on {self.topic}")
         try:
             check(message)
         except ConversionError as error:
@@ -156,7 +175,10 @@ class ImageInput:
         else:
             self._tell_changes(message)
             if self.fresh(message):
-                self._measured.forget_notes("image trouble")
+                if is_valid(message.header.stamp):
+                    self._measured.forget_notes("image trouble")
+                else:
+                    self._complain_of_stamp(message, 0)
                 self._deliver(message)
 
     def _tell_changes(self, message: ImageMessage) -> None:
@@ -164,9 +186,7 @@ class ImageInput:
             text = f"{self.topic}: {change.text}"
             self._measured.count("time jumps" if change.kind == "time" else "changes of form")
             self._measured.note(f"image change, {change.kind}", text, seconds=CHANGE_NOTED_S)
-            passed = self._complaints(change.kind, text)
-            if passed is not None:
-                self.node.get_logger().warning(passed)
+            self._log.warning(change.kind, text)
 
     @survives
     def _check_silence(self) -> None:
@@ -198,7 +218,7 @@ class ImageInput:
         text = f"no image on {self.topic} for {silence:.0f} s; {self._other_transport()}{why}"
         # The diagnostics show the mismatch already.
         self._measured.note("silence", text.removesuffix(f"; {mismatch}") if mismatch else text)
-        self.node.get_logger().warning(text)
+        self._log.warning("silence", text)
 
     @survives
     def _check_losses(self) -> None:
@@ -211,9 +231,7 @@ class ImageInput:
             f"{loss.infos_hz:.1f} Hz, so most images get lost on their way: {LOSS_ADVICE}"
         )
         self._measured.note("image loss", text)
-        passed = self._complaints("loss", text)
-        if passed is not None:
-            self.node.get_logger().warning(passed)
+        self._log.warning("loss", text)
 
     def _other_transport(self) -> str:
         """Return what to do where images of the other transport are there, or the empty string."""
@@ -238,11 +256,6 @@ class ImageInput:
         if foreign == type_name(Image):
             return f"set the parameter image_transport to raw, and remap `image` to {self.topic}"
         return "remap `image` to the topic of a camera"
-
-
-def _nanoseconds(message: ImageMessage | CameraInfo) -> int:
-    stamp = message.header.stamp
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 def check(message: ImageMessage) -> None:

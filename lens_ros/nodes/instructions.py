@@ -17,7 +17,8 @@ from lens_ros.nodes.agenda import StoppedError, TooManyError
 from lens_ros.nodes.answers import NOTED_S, REFUSAL, AnswerPublisher
 from lens_ros.nodes.endpoints import Endpoints, SubscriptionEventCallbacks, kept, reliable
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.reporting import shortened, survives
+from lens_ros.nodes.reporting import request_log, survives
+from lens_ros.nodes.texts import shortened
 from lens_ros.nodes.work import Target
 from lens_ros.nodes.worker import InferenceWorker
 from lens_ros.srv import SetInstruction
@@ -56,6 +57,7 @@ class Instructions:
         self._endpoints = Endpoints(
             node, lambda topic, text: measured.note(f"instruction mismatch {topic}", text)
         )
+        self._log = request_log(node)
         self._receiving = threading.Lock()
         self._received: deque[tuple[int, str]] = deque(maxlen=REMEMBERED)
         self._newest = 0  # when the newest instruction was published, in ns of its publisher's clock
@@ -64,6 +66,7 @@ class Instructions:
 
     def open(self) -> None:
         """Begins to listen. Raises what rclpy raises for unusable qos_overrides."""
+        self._log = request_log(self.node)
         self._endpoints.subscription(String, "instruction", self._on_instruction, reliable(QUEUE))
         self._endpoints.timer(LOOK_S, self._look_for_kept)
         self._endpoints.service(SetInstruction, "~/set_instruction", self._on_set_instruction)
@@ -94,9 +97,10 @@ class Instructions:
             self._ignore(instruction)
 
     def _ignore(self, instruction: str) -> None:
-        self.node.get_logger().warning(
+        self._log.warning(
+            "ignored",
             f"instruction '{shortened(instruction)}' ignored: the node is inactive; activate it and send it "
-            "again"
+            "again",
         )
 
     @survives
@@ -221,11 +225,11 @@ class Instructions:
     def _refuse(self, objection: str) -> None:
         self._measured.count("refused")
         self._measured.note(REFUSAL, f"instruction refused: {objection}", seconds=NOTED_S)
-        self.node.get_logger().warning(f"instruction refused: {objection}")
+        self._log.warning("refused", f"instruction refused: {objection}")
 
     def _announce(self, worker: InferenceWorker, instruction: str) -> None:
         waits = "" if worker.has_frame else f" waits for the first usable image on {self._image_topic()}"
-        self.node.get_logger().info(f"instruction '{shortened(instruction)}'{waits}")
+        self._log.info("instruction", f"instruction '{shortened(instruction)}'{waits}")
 
 
 def instruction_objection(instruction: str) -> str:

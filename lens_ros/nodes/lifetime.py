@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,8 +28,10 @@ from lens_ros.nodes.command_line import CRASHED, ENDED, UNUSABLE
 from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.middleware import fitted_profile
 from lens_ros.nodes.parameters import ParameterError
-from lens_ros.nodes.reporting import described
+from lens_ros.nodes.reporting import TRACEBACKS_S, described, traced
 from lens_ros.nodes.starting import StartError
+from lens_ros.nodes.texts import SENTENCE, shortened
+from lens_ros.nodes.throttle import Throttle
 from lens_ros.nodes.watchdog import Watchdog
 
 LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to end
@@ -106,7 +107,7 @@ def run(
             node = make_node()
     except (StartError, ParameterError) as error:
         interrupts.ignore()
-        log.fatal(str(error))
+        log.fatal(shortened(str(error), SENTENCE))
         rclpy.try_shutdown()
         return UNUSABLE
     if trouble:
@@ -178,6 +179,7 @@ def _touch_middleware(node: Node) -> None:
 def _spin(executor: CallbackExecutor, ended: threading.Event) -> None:
     """Spins until the executor is shut down, whatever happens: a reliable node does not end because
     one client has vanished."""
+    throttle = Throttle(TRACEBACKS_S)
     try:
         while True:
             try:
@@ -190,10 +192,13 @@ def _spin(executor: CallbackExecutor, ended: threading.Event) -> None:
             except ExternalShutdownException:
                 break
             except Exception as error:
-                get_logger("perception").error(
+                passed = throttle(
+                    type(error).__name__,
                     f"internal error in the executor: {described(error)}; the node goes on, please report "
-                    f"this\n{traceback.format_exc()}"
+                    "this",
                 )
+                if passed is not None:
+                    get_logger("perception").error("\n".join([passed, *traced(error)]))
                 time.sleep(0.1)
     finally:
         ended.set()

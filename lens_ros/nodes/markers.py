@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point
-from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from lens_ros.nodes.conversions import pixels_to_rays
+from lens_ros.geometry.cameras import Camera
 
 DISTANCE_M = 1.0  # from the camera to the plane
 LINE_M, TEXT_M = 0.004, 0.04  # width of lines and height of letters there
@@ -26,13 +25,13 @@ SIMPLER_PIXELS = 1.0  # largest distance of a drawn outline from the true one
 GOLDEN_ANGLE = 0.381966  # as a share of the circle of hues: neighbours in number differ in color
 
 
-def markers(header: Header, objects: Iterable[tuple[int, Any]], info: CameraInfo) -> MarkerArray:
+def markers(header: Header, objects: Iterable[tuple[int, Any]], camera: Camera) -> MarkerArray:
     """One outline and one label for each object, in place of all markers that were there before.
 
     Args:
         header: of the image; its frame is the camera's optical frame.
         objects: id and `lens_ros.instances.Instance` of each.
-        info: the calibration of the image.
+        camera: of the image.
     """
     message = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
     for number, instance in objects:
@@ -46,21 +45,22 @@ def markers(header: Header, objects: Iterable[tuple[int, Any]], info: CameraInfo
             continue
         outline = _marker(header, "outlines", number, Marker.LINE_LIST)
         outline.scale.x = LINE_M
-        outline.points = [Point(x=x, y=y, z=z) for x, y, z in _on_plane(np.concatenate(ends), info)]
+        edges = camera.points(np.concatenate(ends), DISTANCE_M).reshape(-1, 2, 3)
+        seen = edges[np.isfinite(edges).all(axis=(1, 2))]  # the others are beyond the lens' image circle
+        if not len(seen):
+            continue
+        outline.points = [Point(x=x, y=y, z=z) for x, y, z in seen.reshape(-1, 3).tolist()]
         x1, y1, x2, _ = (float(edge) for edge in instance.box)
         label = _marker(header, "labels", number, Marker.TEXT_VIEW_FACING)
         label.scale.z = TEXT_M
         label.text = f"{number} {instance.label}".strip()
-        ((label.pose.position.x, top, label.pose.position.z),) = _on_plane(
-            np.array([[(x1 + x2) / 2, y1]]), info
-        )
-        label.pose.position.y = top - TEXT_M / 2
+        place = camera.points(np.array([[(x1 + x2) / 2, y1]]), DISTANCE_M)[0]
+        if not np.isfinite(place).all():
+            place = seen.reshape(-1, 3)[seen[..., 1].argmin()]
+        x, y, z = place.tolist()
+        label.pose.position = Point(x=x, y=y - TEXT_M / 2, z=z)
         message.markers += [outline, label]
     return message
-
-
-def _on_plane(pixels: np.ndarray, info: CameraInfo) -> list[list[float]]:
-    return (DISTANCE_M * pixels_to_rays(pixels, info)).tolist()
 
 
 def _marker(header: Header, namespace: str, number: int, kind: int) -> Marker:

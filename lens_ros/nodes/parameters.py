@@ -18,6 +18,8 @@ from rclpy.parameter import Parameter
 
 from lens_ros.choices import BACKEND_CHOICES, DECODINGS, PRECISIONS, QUANTIZATIONS
 from lens_ros.nodes import overrides
+from lens_ros.nodes.reporting import described
+from lens_ros.nodes.texts import shortened
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Specification:
         """
         if isinstance(self.default, float):
             if isinstance(value, bool) or not isinstance(value, int | float):
-                return f"parameter '{name}' is {value!r}; expected {_expected(self)}"
+                return f"parameter '{name}' is {shortened(repr(value))}; expected {_expected(self)}"
             low, high = self.bounds or (-math.inf, math.inf)
             if not low <= value <= high:
                 return f"parameter '{name}' is {value:g}; expected {_expected(self)}"
         if self.choices and value not in self.choices:
-            return f"parameter '{name}' is '{value}'; expected one of {', '.join(self.choices)}"
+            return (
+                f"parameter '{name}' is '{shortened(str(value))}'; expected one of {', '.join(self.choices)}"
+            )
         return ""
 
 
@@ -213,7 +217,8 @@ class PerceptionParameters:
     )
     log_interval_s: float = _parameter(
         5.0,
-        "Seconds for which repetitions of the same complaint about images are counted, not logged.",
+        "Seconds in which lines of the log of the same kind, about images, instructions, goals and requests, "
+        "are counted and not logged after the first ones.",
         bounds=(0.0, 3600.0),
         when="configure",
     )
@@ -294,7 +299,7 @@ def declare(node: Node, table: type[Values]) -> Values:
             node.declare_parameter(name, row.default, row.descriptor())
         except Exception as error:  # rclpy raises a different family of exceptions in each distribution
             raise ParameterError(
-                f"parameter '{name}' cannot be used as given: {error}; expected {_expected(row)}: "
+                f"parameter '{name}' cannot be used as given: {described(error)}; expected {_expected(row)}: "
                 "correct the parameters file or the command line"
             ) from error
         objection = row.objection(name, node.get_parameter(name).value)

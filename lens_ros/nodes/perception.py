@@ -33,13 +33,12 @@ from __future__ import annotations
 import functools
 import gc
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lifecycle_msgs.srv import ChangeState
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from lens_ros.memory import enough_memory, give_back, is_out_of_memory
 from lens_ros.nodes import command_line, conversions, lifetime, loading, parameters
@@ -51,10 +50,12 @@ from lens_ros.nodes.executor import CallbackExecutor
 from lens_ros.nodes.goals import Goals
 from lens_ros.nodes.image_input import ImageInput, ImageMessage, decode
 from lens_ros.nodes.instructions import Instructions
+from lens_ros.nodes.lifecycle import PromptLifecycleNode, TransitionRefused
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.parameters import PerceptionParameters
-from lens_ros.nodes.reporting import PythonWarnings, described
+from lens_ros.nodes.reporting import PythonWarnings, ThrottledLog, described, traced
 from lens_ros.nodes.services import WAITING_SEGMENT_CALLS, Services
+from lens_ros.nodes.texts import SENTENCE, shortened
 from lens_ros.nodes.warming import EngineWarmer
 from lens_ros.nodes.worker import InferenceWorker
 from lens_ros.srv import Segment
@@ -88,7 +89,9 @@ def _transition(during: str, afterwards: str) -> Callable[[Transition], Transiti
                 result = transition(self, state)
             except Exception as error:
                 situation.failure = f"internal error while {during}: {described(error)}"
-                self.get_logger().error(f"{situation.failure}; please report this\n{traceback.format_exc()}")
+                self.get_logger().error(
+                    "\n".join([f"{situation.failure}; please report this", *traced(error)])
+                )
                 return TransitionCallbackReturn.ERROR  # on_error comes next
             situation.state = afterwards if result == TransitionCallbackReturn.SUCCESS else before
             return result
@@ -98,7 +101,7 @@ def _transition(during: str, afterwards: str) -> Callable[[Transition], Transiti
     return decorate
 
 
-class PerceptionNode(LifecycleNode):
+class PerceptionNode(PromptLifecycleNode):
     """See the module. Construct it, add it to a `CallbackExecutor`, then configure and activate it.
 
     Raises `ParameterError` for a parameter that cannot be used.
@@ -160,7 +163,8 @@ class PerceptionNode(LifecycleNode):
         model.
         """
         settings = self._settings()
-        self.get_logger().info(f"loading model '{settings.model}' on {settings.device}")
+        what = f"'{shortened(settings.model, SENTENCE)}'"
+        self.get_logger().info(f"loading model {what} on {shortened(settings.device)}")
         started = time.monotonic()
         try:
             with self._loading:
@@ -180,7 +184,7 @@ class PerceptionNode(LifecycleNode):
         self._situation.model = self._lens.model_id
         self._situation.backend = loading.backend_of(self._lens)
         self.get_logger().info(
-            f"model '{settings.model}' loaded on {settings.device} in {time.monotonic() - started:.1f} s"
+            f"model {what} loaded on {shortened(settings.device)} in {time.monotonic() - started:.1f} s"
         )
         self._warmer.configured(self._lens, settings)
         return super().on_configure(state)
@@ -192,9 +196,10 @@ class PerceptionNode(LifecycleNode):
             state
         )  # first the publishers: the worker may have something to say at once
         self._answers.begin()
+        tones = ThrottledLog(self, self._settings().log_interval_s)
         self._worker = InferenceWorker(
             self._infer,
-            functools.partial(decode, tones=conversions.Tones(self.get_logger().info)),
+            functools.partial(decode, tones=conversions.Tones(functools.partial(tones.info, "tones"))),
             self._answers,
             fresh=self._images.fresh,
             # Asked at each token: all settings would take longer than this one.
@@ -272,8 +277,12 @@ class PerceptionNode(LifecycleNode):
                 f"waits to be configured: ros2 lifecycle set {name} configure, then: ros2 lifecycle set "
                 f"{name} activate. With --ros-args -p autostart:=true it does both itself"
             )
-        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+            return
+        try:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+                self.trigger_activate()
+        except TransitionRefused as busy:  # a lifecycle manager was quicker
+            self.get_logger().info(f"does not start by itself: {busy}")
 
     def close(self) -> None:
         """Answers everything that is pending, ends loading and the inference thread; call before the node is
@@ -298,8 +307,8 @@ class PerceptionNode(LifecycleNode):
         self._loading.interrupt()
 
     def _fail(self, why: str) -> TransitionCallbackReturn:
-        self._situation.failure = why
-        self.get_logger().error(why)
+        self._situation.failure = shortened(why, SENTENCE)
+        self.get_logger().error(self._situation.failure)
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self, reason: str, *, grace_s: float | None = None) -> bool:

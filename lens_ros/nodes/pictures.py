@@ -84,9 +84,9 @@ class PicturePublisher:
             self._labels.publish(conversions.labels_to_image(label_image(size, answers), header))
         if _wanted(self._detections):
             self._detections.publish(_detections(header, answers))
-        info = self._camera_info.of_image(*size) if _wanted(self._markers) else None
-        if info is not None:
-            self._markers.publish(markers(header, _accepted(answers), info))
+        camera = self._camera_info.of_image(*size) if _wanted(self._markers) else None
+        if camera is not None:
+            self._markers.publish(markers(header, _accepted(answers), camera))
         raw, compressed = _wanted(self._overlays), _wanted(self._compressed_overlays)
         if raw or compressed:
             picture = _drawn(rgb, [answer.result for answer in answers])

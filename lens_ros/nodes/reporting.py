@@ -1,4 +1,4 @@
-"""How errors and texts are put into the log."""
+"""How errors and lines are put into the log."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import functools
 import logging
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rclpy.node import Node
 
 from lens_ros.memory import OutOfMemory
+from lens_ros.nodes.texts import SENTENCE, escaped, shortened
+from lens_ros.nodes.throttle import Throttle
+
+TRACEBACKS_S = 5.0  # interval of the tracebacks of one callback
+REQUEST_LINES = 20  # lines of the log about requests of one kind in each interval
 
 OURS = "lens_ros"  # the logger above those of all our modules
 FOLDER = Path(__file__).resolve().parents[1]
@@ -69,11 +74,60 @@ class PartOfNode(Protocol):
     node: Node
 
 
+class ThrottledLog:
+    """The log of a node, for what may happen at every message: one line per kind and interval.
+
+    The first line after a flood says how many were left out. Kinds must be few (see `Throttle`). Texts are
+    escaped and cut to `SENTENCE` characters. `details`, such as a traceback, follow on lines of their own.
+
+    Args:
+        interval_s: seconds in which `burst` lines of each kind are logged.
+    """
+
+    def __init__(self, node: Any, interval_s: float, *, burst: int = 1) -> None:
+        self._node = node
+        self._throttle = Throttle(interval_s, burst=burst)
+        self._details = Throttle(interval_s)
+
+    def info(self, kind: Hashable, text: str) -> bool:
+        """Log at level INFO; return whether the line was logged, or only counted."""
+        return self._log("info", kind, text)
+
+    def warning(self, kind: Hashable, text: str) -> bool:
+        """Log at level WARN; see `info`."""
+        return self._log("warning", kind, text)
+
+    def error(self, kind: Hashable, text: str, details: str = "") -> bool:
+        """Log at level ERROR; see `info`."""
+        return self._log("error", kind, text, details)
+
+    def _log(self, level: str, kind: Hashable, text: str, details: str = "") -> bool:
+        passed = self._throttle((level, kind), shortened(text, SENTENCE))
+        if passed is None:
+            return False
+        # rclpy allows one level for each line of code.
+        log = self._node.get_logger()
+        if level == "info":
+            log.info(passed)
+        elif level == "warning":
+            log.warning(passed)
+        else:
+            told = self._details(kind, details) is not None  # once in an interval, whatever the burst
+            log.error("\n".join([passed, *map(escaped, details.splitlines() if told else [])]))
+        return True
+
+
+def request_log(node: Node) -> ThrottledLog:
+    """Return the log for instructions, goals, requests and answers, with the node's log_interval_s."""
+    return ThrottledLog(node, float(node.get_parameter("log_interval_s").value), burst=REQUEST_LINES)
+
+
 def survives(callback: Callback) -> Callback:
-    """Logs what nobody foresaw instead of letting it end the executor, and with it the node.
+    """Log what nobody foresaw instead of letting it end the executor, and with it the node.
 
     For methods of a `PartOfNode`. The last argument is returned then, which for a service is its response.
     """
+    throttle = Throttle(TRACEBACKS_S)
 
     @functools.wraps(callback)
     def guarded(self: PartOfNode, *arguments: Any) -> Any:
@@ -81,10 +135,13 @@ def survives(callback: Callback) -> Callback:
             return callback(self, *arguments)
         except Exception as error:
             if self.node.context.ok():  # otherwise shutting down: publishers are gone, and nobody listens
-                self.node.get_logger().error(
+                passed = throttle(
+                    (self.node.get_fully_qualified_name(), type(error).__name__),
                     f"internal error in {callback.__name__}: {described(error)}; the node goes on, please "
-                    "report this\n" + traceback.format_exc()
+                    "report this",
                 )
+                if passed is not None:
+                    self.node.get_logger().error("\n".join([passed, *traced(error)]))
             return arguments[-1] if arguments else None
 
     return guarded  # type: ignore[return-value]
@@ -96,11 +153,10 @@ def is_ours(error: Exception) -> bool:
 
 
 def described(error: Exception) -> str:
-    """An error in one line: what our own errors say, or the type and text of a foreign one."""
-    return str(error) if is_ours(error) else f"{type(error).__name__}: {error}"
+    """Return an error in one line: what our own errors say, or the type and text of a foreign one."""
+    return shortened(str(error) if is_ours(error) else f"{type(error).__name__}: {error}", SENTENCE)
 
 
-def shortened(text: str, limit: int = 80) -> str:
-    """One line for the log, in which characters that would command a terminal are escaped."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def traced(error: Exception) -> list[str]:
+    """Return the lines of an error's traceback, escaped."""
+    return [escaped(line) for part in traceback.format_exception(error) for line in part.splitlines()]

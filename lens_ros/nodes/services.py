@@ -19,7 +19,7 @@ from lens_ros.nodes.endpoints import Endpoints
 from lens_ros.nodes.image_input import ImageInput
 from lens_ros.nodes.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.reporting import survives
+from lens_ros.nodes.reporting import request_log, survives
 from lens_ros.nodes.work import Job
 from lens_ros.nodes.worker import InferenceWorker
 from lens_ros.srv import Segment
@@ -48,11 +48,13 @@ class Services:
         self._images = images
         self._answers = answers
         self._endpoints = Endpoints(node)
+        self._log = request_log(node)
         self._segment_slots = threading.BoundedSemaphore(WAITING_SEGMENT_CALLS)
         self._responded_at = float("-inf")
 
     def open(self) -> None:
         """Begins to listen."""
+        self._log = request_log(self.node)
         self._endpoints.service(Segment, "~/segment", self._on_segment, ReentrantCallbackGroup())
         self._endpoints.service(SetBool, "~/enable", self._on_enable)
         self._endpoints.service(Trigger, "~/reset_tracking", self._on_reset_tracking)
@@ -94,7 +96,7 @@ class Services:
             )
         if worker is None or objection:
             self._measured.count("refused")
-            self.node.get_logger().warning(f"request refused: {objection}")
+            self._log.warning("request refused", f"request refused: {objection}")
             response.message = objection
             return response
         job = Job(request.instruction, image)
@@ -140,7 +142,7 @@ class Services:
             if request.data
             else f"camera images are ignored; {count} active instruction(s) wait for ~/enable"
         )
-        self.node.get_logger().info(response.message)
+        self._log.info("enable", response.message)
         return response
 
     @survives
@@ -152,7 +154,7 @@ class Services:
         self._answers.forget_objects()
         response.success = True
         response.message = f"{worker.ask_again()} active instruction(s) are answered anew"
-        self.node.get_logger().info(response.message)
+        self._log.info("reset tracking", response.message)
         return response
 
 

@@ -1,4 +1,4 @@
-"""Says something once, and how often it would have been said again."""
+"""Say something a few times, and how often it would have been said again."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from collections.abc import Callable, Hashable
 
 
 class Throttle:
-    """Passes the first complaint of each kind at once, then at most one per `interval` seconds.
+    """Pass the first `burst` texts of each kind in an interval; count the others.
 
-    rclpy's own throttling goes by the line of code, so that a flood of one error would hide another.
-    Thread-safe.
+    rclpy's own throttling goes by the line of code, so that a flood of one error would hide another. The
+    kinds must be few: each is remembered. Thread-safe.
+
+    Args:
+        interval: length of an interval in seconds. It begins with the first text that passes.
+        burst: texts of each kind that pass in an interval.
     """
 
-    def __init__(self, interval: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, interval: float, *, burst: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.interval = interval
+        self._burst = burst
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[Hashable, tuple[float, int]] = {}
+        self._seen: dict[Hashable, tuple[float, int, int]] = {}  # begin, passed, suppressed
 
     def __call__(self, kind: Hashable, text: str) -> str | None:
-        """`text`, perhaps with the number of its suppressed predecessors; None while this kind is to be kept
-        quiet.
-        """
+        """Return `text`, perhaps with the number of its suppressed predecessors, or None to keep quiet."""
         now = self._clock()
         with self._lock:
-            last, suppressed = self._seen.get(kind, (None, 0))
-            if last is not None and now - last < self.interval:
-                self._seen[kind] = (last, suppressed + 1)
+            begin, passed, suppressed = self._seen.get(kind, (None, 0, 0))
+            if begin is None or now - begin >= self.interval:
+                begin, passed = now, 0
+            if passed >= self._burst:
+                self._seen[kind] = (begin, passed, suppressed + 1)
                 return None
-            self._seen[kind] = (now, 0)
+            self._seen[kind] = (begin, passed + 1, 0)
         return f"{text} (and {suppressed} more like this in between)" if suppressed else text
 
     def reset(self) -> None:
-        """Forgets all: the next complaint of each kind passes."""
+        """Forget all: the next text of each kind passes."""
         with self._lock:
             self._seen.clear()

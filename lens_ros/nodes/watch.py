@@ -33,6 +33,7 @@ from lens_ros.nodes.client.lens_client import LensClient, beside
 from lens_ros.nodes.endpoints import reliable, requests
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import fitted_profile
+from lens_ros.nodes.stamps import is_valid, nanoseconds
 from lens_ros.nodes.starting import StartError
 from lens_ros.nodes.watched import Watched, rendered
 
@@ -98,8 +99,9 @@ class Watcher:
 
     def _segmentation(self, message: Segmentation) -> None:
         now = self._node.get_clock().now().nanoseconds * 1e-9
-        stamp = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
-        self.watched.hear_segmentation(message, now - stamp if stamp else None)
+        stamp = message.header.stamp
+        known = is_valid(stamp) and nanoseconds(stamp)
+        self.watched.hear_segmentation(message, now - 1e-9 * nanoseconds(stamp) if known else None)
 
     def _reasoning(self, message: Reasoning) -> None:
         self.watched.reasoning = message

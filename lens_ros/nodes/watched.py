@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.measurements import Measurements
+from lens_ros.nodes.texts import escaped
 
 KEPT_VERDICTS = 8  # instructions whose latest answers are shown
 STAGES = ("preprocess", "reason", "decode")
@@ -65,7 +66,7 @@ def rendered(watched: Watched, clock: str, width: int | None = None) -> list[str
     ):
         first = True
         for text in texts:
-            for line in _wrapped(_printable(text), width):
+            for line in _wrapped(escaped(" ".join(text.split())), width):
                 lines.append(f"{title if first else '':<{MARGIN}}{line}")
                 first = False
     return lines
@@ -141,11 +142,6 @@ def _values(watched: Watched, part: str) -> dict[str, str]:
 
 def _target(message: Reasoning | Segmentation) -> str:
     return f"{message.target_id}: '{message.instruction}'"
-
-
-def _printable(text: str) -> str:
-    """On one line, without what a terminal would take for a command: texts come from anybody."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _wrapped(text: str, width: int | None) -> list[str]:

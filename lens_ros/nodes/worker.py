@@ -35,6 +35,7 @@ import numpy as np
 
 from lens_ros.nodes.agenda import Agenda
 from lens_ros.nodes.following import TargetFollower
+from lens_ros.nodes.texts import SENTENCE, shortened
 from lens_ros.nodes.work import Answer, Frame, Infer, Job, Listener, Target
 
 AFTER_FAILURE_S = 5.0  # from a failure to the next act of reasoning, doubled with each further one
@@ -296,7 +297,7 @@ class InferenceWorker(Agenda):
             try:
                 rgb: np.ndarray | None = self._decode(jobs[0].message)
             except Exception as error:
-                jobs[0].finish(error=str(error))
+                jobs[0].finish(error=shortened(str(error), SENTENCE))
                 return
         else:
             rgb = self._decoded(frame)

@@ -10,6 +10,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lens_ros.nodes import diagnostics, loading, perception
@@ -17,6 +18,7 @@ from lens_ros.nodes.parameters import PerceptionParameters
 
 FAILING_PASS = 40  # of a module, counted from the beginning of the question: the image is encoded by then
 SECONDS_A_TOKEN = 0.1  # of what is "slow"
+SLOW = "slow"  # a file of this name in the folder engine_cache_dir makes loading wait until it is gone
 PATIENCE_S = 1.0  # with what hangs, instead of half a minute
 
 
@@ -86,7 +88,12 @@ class FaultyLens:
 
 
 def _faulty(load: Callable[[PerceptionParameters], Any]) -> Callable[[PerceptionParameters], Any]:
-    return lambda settings: FaultyLens(load(settings))
+    def loaded(settings: PerceptionParameters) -> FaultyLens:
+        while settings.engine_cache_dir and Path(settings.engine_cache_dir, SLOW).exists():
+            time.sleep(0.01)
+        return FaultyLens(load(settings))
+
+    return loaded
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import signal
 import cv2
 import pytest
 from ros_graph import TIMEOUT
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from visualization_msgs.msg import MarkerArray
 
 from lens_ros.nodes import conversions
 from lens_ros.nodes.processes import NodeProcess
@@ -145,3 +146,62 @@ def test_two_cameras_on_one_topic_are_noticed(robot: Robot, row: Row):
     robot.graph.node.destroy_publisher(other)
     robot.works(row)
     row.held("every answer carries the header of its own image")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        case("camera_info: 7 distortion coefficients", "d has 7 coefficients", d=[0.1] * 7),
+        case("camera_info: NaN", "d holds NaN", d=[NAN] * 5),
+        case("camera_info of another resolution", "an image with 640x480 pixels", width=640, height=480),
+        case(
+            "camera_info: binning that the image has not",
+            "an image with 160x120 pixels",
+            binning_x=2,
+            binning_y=2,
+        ),
+        case(
+            "camera_info: roi beyond the image",
+            "roi of 320x240 pixels at 8, 0",
+            roi=RegionOfInterest(x_offset=8, width=320, height=240),
+        ),
+    ],
+)
+def test_a_bad_calibration_costs_markers_only(changes, said, robot: Robot, row: Row):
+    node = robot.graph.node
+    markers: list[MarkerArray] = []
+    overlays: list[Image] = []
+    subscriptions = [
+        node.create_subscription(MarkerArray, "markers", markers.append, 10),
+        node.create_subscription(Image, "overlay", overlays.append, 10),
+    ]
+    infos = node.create_publisher(CameraInfo, "camera_info", 5)
+    robot.wait_until(infos.get_subscription_count, "a subscription to camera_info")
+    good = CameraInfo(width=320, height=240, distortion_model="plumb_bob", d=[0.0] * 5)
+    good.k[[0, 2, 4, 5, 8]] = 300.0, 159.5, 300.0, 119.5, 1.0
+    bad = CameraInfo(k=good.k, **{"width": 320, "height": 240, "distortion_model": "plumb_bob", **changes})
+
+    def beside(info: CameraInfo):
+        def make() -> Image:
+            infos.publish(info)
+            return robot.image()
+
+        return make
+
+    robot.say("a mug beside a bad calibration")
+    row.said = robot.hears("[WARN]", "cannot be used for markers", said, make=beside(bad))
+    row.diagnostics = robot.diagnosed("images", "WARN", said, beside(bad))
+    markers.clear()
+    overlays.clear()
+    robot.works(make=beside(bad))
+    robot.wait_until(lambda: len(overlays) > 2, "overlays", beside(bad))
+    assert robot.log.count(said) == 1 and not markers
+    robot.wait_until(lambda: markers, "markers", beside(good))
+    robot.works(row)
+    for subscription in subscriptions:
+        node.destroy_subscription(subscription)
+    node.destroy_publisher(infos)
+    row.held("said once; answers and overlays go on, markers come with the next usable camera_info")

@@ -99,3 +99,46 @@ def test_simulated_time_that_stands_still_and_jumps(robot: Robot, row: Row):
     robot.graph.node.destroy_publisher(clock)
     robot.works(row)
     row.held("answers go on throughout; ages are measured on the simulator's clock")
+
+
+@pytest.mark.parametrize(
+    ("stamp", "limit", "fate"),
+    [
+        pytest.param(
+            Time(sec=-5), 0, "used like an image without a stamp",
+            marks=pytest.mark.fault(AREA, "stamps before 1970"), id="negative",
+        ),
+        pytest.param(
+            Time(sec=5, nanosec=2_000_000_000), 0, "used like an image without a stamp",
+            marks=pytest.mark.fault(AREA, "stamps with two seconds of nanoseconds"), id="nanoseconds",
+        ),
+        pytest.param(
+            Time(sec=-5), 20000, "cannot be compared with max_image_age_ms",
+            marks=pytest.mark.fault(AREA, "stamps before 1970 (max_image_age_ms set)"), id="limited",
+        ),
+    ],
+)  # fmt: skip
+def test_stamps_that_are_no_time(stamp, limit, fate, robot: Robot, row: Row):
+    def wrong() -> Image:
+        image = robot.image()
+        image.header.stamp = stamp
+        return image
+
+    with robot.parameters(max_image_age_ms=(limit, 0)):
+        robot.forget_images()
+        waits = f"a mug with {row.fault}"
+        robot.say(waits)
+        said = f"has the invalid stamp sec {stamp.sec}, nanosec {stamp.nanosec}"
+        row.said = robot.hears("[WARN]", said, fate, make=wrong)
+        row.diagnostics = robot.diagnosed("images", "WARN", said, wrong)
+        if not limit:
+            robot.wait_until(lambda: robot.of(waits), "an answer", wrong)
+            assert robot.of(waits)[0].header.stamp == stamp
+        assert bool(robot.of(waits)) is not bool(limit)
+        robot.works(row)
+    assert "Traceback" not in robot.log
+    row.held(
+        "instructions wait for an image with a stamp"
+        if limit
+        else "answers go on, with the stamps as they come"
+    )

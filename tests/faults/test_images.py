@@ -7,6 +7,7 @@ import array
 import pytest
 from action_client import Client, Feedback
 from ros_graph import TIMEOUT
+from sensor_msgs.msg import Image
 
 from lens_ros.srv import SetInstruction
 
@@ -14,6 +15,7 @@ from .report import Row
 from .robot import QUESTION, Robot
 
 AREA = "Images"
+NASTY = ("\x1b[2J\x07\n[FATAL] all is lost \u202e" * 200)[:5000]
 WIDE = 2**32 - 1  # the largest size that a header can claim
 
 
@@ -69,6 +71,55 @@ def test_a_flood_of_malformed_images_is_counted_not_logged(robot: Robot, row: Ro
     assert sent > 2 * robot.log.count("encoding 'flood8'")
     robot.works(row)
     row.held("the next good image is used; one line in the log for many images")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        pytest.param(
+            "rgb8",
+            "images are now 320 x 240 rgb8 in frame 'left",
+            marks=pytest.mark.fault(AREA, "flood of frame_ids of 5000 characters with terminal commands"),
+            id="frame_id",
+        ),
+        pytest.param(
+            NASTY,
+            "image has the encoding '",
+            marks=pytest.mark.fault(AREA, "flood of encodings of 5000 characters with terminal commands"),
+            id="encoding",
+        ),
+    ],
+)
+def test_texts_of_headers_are_escaped_and_cut(encoding, said, robot: Robot, row: Row):
+    sent = 0
+
+    def one_from_the_left() -> Image:
+        """Return an image that follows one of another frame."""
+        for side in ("right", "left"):
+            image = robot.image(encoding=encoding)
+            image.header.frame_id = f"{side} {NASTY}"
+            if side == "right":
+                robot.send(image)
+        return image
+
+    def summed_up() -> bool:
+        nonlocal sent
+        for _ in range(10):
+            robot.send(one_from_the_left())
+            sent += 2
+        return sent > 100 and "more like this in between)" in robot.log
+
+    robot.graph.wait_until(summed_up, TIMEOUT, "a line that counts what was not logged")
+    assert sent > 2 * robot.log.count(said)
+    row.said = robot.hears("[WARN]", said, make=one_from_the_left)
+    row.diagnostics = robot.diagnosed("images", "WARN", said, one_from_the_left)
+    assert "\\x1b[2J" in row.said and "… (500" in row.said
+    assert not {"\x1b", "\x07", "\u202e"} & set(robot.log + "".join(s.message for _, s in robot.statuses))
+    assert not any(line.startswith("[FATAL]") for line in robot.log.splitlines())
+    robot.works(row)
+    row.held(
+        "the next good image is used; quoted texts are escaped and cut, one line for many images"
+    )
 
 
 @pytest.mark.fault(AREA, "flood of good images while the model is busy")

@@ -51,7 +51,7 @@ def test_what_was_not_told_is_not_taken_for_nothing():
 def test_lines_fit_and_carry_no_control_characters():
     lines = rendered(heard(), "12:00:00", width=60)
     assert max(map(len, lines)) <= 60
-    assert all(line.isprintable() for line in lines) and any("?[2J" in line for line in lines)
+    assert all(line.isprintable() for line in lines) and any("x1b[2J" in line for line in lines)
 
 
 def test_only_the_latest_answer_to_each_of_the_latest_instructions_is_kept():

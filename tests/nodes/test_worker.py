@@ -894,6 +894,15 @@ def test_throttle_passes_each_kind_once_and_counts_the_rest():
     assert throttle("a", "fifth") == "fifth"
 
 
+def test_throttle_passes_a_burst_and_counts_the_rest():
+    now = [0.0]
+    throttle = Throttle(5.0, burst=3, clock=lambda: now[0])
+    assert [throttle("a", str(number)) for number in range(5)] == ["0", "1", "2", None, None]
+    now[0] = 5.0
+    told = "5 (and 2 more like this in between)"
+    assert [throttle("a", str(number)) for number in range(5, 9)] == [told, "6", "7", None]
+
+
 def test_a_job_cancelled_before_it_is_submitted_never_runs():
     asked = []
 

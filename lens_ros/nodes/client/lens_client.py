@@ -20,6 +20,7 @@ from lens_ros.nodes.client.given import Picture, checked_instruction, image_mess
 from lens_ros.nodes.client.operation import Operation
 from lens_ros.nodes.endpoints import GoalClient, reliable, requests
 from lens_ros.nodes.handshake import Handshake
+from lens_ros.nodes.reporting import ThrottledLog
 from lens_ros.srv import Segment, SetInstruction
 
 # For a node to be found. That takes a second or two; more on a loaded machine, and where a program was killed
@@ -29,6 +30,7 @@ ANSWER_TIMEOUT_S = 60.0  # for the model; a long queue may need more
 # After which a result is asked for once more, should it have been lost in spite of `requests()`. The node
 # keeps it for twice as long (goals.RESULTS_KEPT_S).
 RESULT_AGAIN_S = 7.0
+DAMAGED_S = 5.0  # interval of the log lines about answers that cannot be used
 KEPT_ANSWERS = 16  # for a slow reader of the topic; the oldest go first. All targets are answered at once
 
 
@@ -92,6 +94,7 @@ class LensClient:
         self.perception = perception
         self.server_timeout_s = server_timeout_s
         self._group = ReentrantCallbackGroup()
+        self._log = ThrottledLog(node, DAMAGED_S)
         self._segment: Any = self._service(Segment, "segment")
         self._set: Any = self._service(SetInstruction, "set_instruction")
         self._goals: Any = GoalClient(
@@ -240,7 +243,7 @@ class LensClient:
             try:
                 answer = Answer.decoded(message)
             except conversions.ConversionError as error:
-                self.node.get_logger().error(f"a segmentation cannot be used: {error}")
+                self._log.error(error.kind, f"a segmentation cannot be used: {error}")
                 return
             callback(answer)
 

@@ -5,6 +5,7 @@ where nothing was measured, masks are (H, W) bool; row 0 is the upper edge. What
 ends in a `ConversionError` that says what was found, what was expected and what to do.
 """
 
+from lens_ros.nodes.conversions.cameras import camera_of, is_rectified
 from lens_ros.nodes.conversions.color import (
     COLOR_ENCODINGS,
     check_compressed_image,
@@ -24,7 +25,6 @@ from lens_ros.nodes.conversions.masks import (
     mask_to_image,
     run_lengths,
 )
-from lens_ros.nodes.conversions.rays import check_camera_info, pixels_to_rays
 from lens_ros.nodes.conversions.segmentations import box_to_region, segmentation_to_message
 from lens_ros.nodes.conversions.tones import Tones
 
@@ -35,7 +35,7 @@ __all__ = [
     "ConversionError",
     "Tones",
     "box_to_region",
-    "check_camera_info",
+    "camera_of",
     "check_compressed_image",
     "check_image",
     "compressed_depth_to_metres",
@@ -45,10 +45,10 @@ __all__ = [
     "depth_to_metres",
     "encode_mask",
     "image_to_rgb",
+    "is_rectified",
     "labels_to_image",
     "mask_from_run_lengths",
     "mask_to_image",
-    "pixels_to_rays",
     "rgb_to_compressed",
     "rgb_to_image",
     "run_lengths",

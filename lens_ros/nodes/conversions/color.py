@@ -29,6 +29,7 @@ from lens_ros.nodes.conversions.common import (
     pixels_of,
 )
 from lens_ros.nodes.conversions.tones import Tones
+from lens_ros.nodes.texts import shortened
 
 
 @dataclass(frozen=True)
@@ -113,30 +114,31 @@ def check_image(message: Image) -> None:
             if message.encoding in DEPTH_ENCODINGS
             else "; set the camera driver, or a converting node, to one of these"
         )
-        has = f"the encoding '{message.encoding}'" if message.encoding else "no encoding (an empty field)"
+        name = shortened(message.encoding)
+        has = f"the encoding '{name}'" if name else "no encoding (an empty field)"
         raise ConversionError(
             "encoding",
             f"image has {has}; expected one of {', '.join(COLOR_ENCODINGS)}{hint}",
         )
-    check_size(message.width, message.height, f"image ({message.encoding})")
+    check_size(message.width, message.height, f"image ({shortened(message.encoding)})")
     if message.encoding in _HORIZONTALLY_SUBSAMPLED and message.width % 2:
         raise ConversionError(
             "size",
-            f"image is {message.width} pixels wide in the encoding '{message.encoding}', which stores "
-            "pixels in pairs; "
+            f"image is {message.width} pixels wide in the encoding '{shortened(message.encoding)}', "
+            "which stores pixels in pairs; "
             "expected an even width: crop the image or change the camera's encoding",
         )
     if message.encoding in _VERTICALLY_SUBSAMPLED and message.height % 2:
         raise ConversionError(
             "size",
-            f"image is {message.height} pixels high in the encoding '{message.encoding}', which stores two "
-            "rows with one row of color; "
+            f"image is {message.height} pixels high in the encoding '{shortened(message.encoding)}', "
+            "which stores two rows with one row of color; "
             "expected an even height: crop the image or change the camera's encoding",
         )
     if message.encoding.startswith("bayer") and (message.width < 2 or message.height < 2):
         raise ConversionError(
             "size",
-            f"image is {message.width} x {message.height} in the encoding '{message.encoding}'; "
+            f"image is {message.width} x {message.height} in the encoding '{shortened(message.encoding)}'; "
             "expected at least 2 x 2 pixels, one whole color pattern",
         )
     check_data(message, layout.channels * np.dtype(layout.dtype).itemsize)
@@ -186,7 +188,7 @@ def _semi_planar_step(message: Image) -> int:
         return width
     raise ConversionError(
         "data",
-        f"image ({message.encoding}, {message.width} x {message.height}, step {message.step}) has "
+        f"image ({shortened(message.encoding)}, {message.width} x {message.height}, step {message.step}) has "
         f"{len(message.data)} bytes of data; expected {needed}, luma and then chroma: "
         "check the publisher and, over a network, whether messages arrive whole",
     )
@@ -222,11 +224,11 @@ def check_compressed_image(message: CompressedImage) -> None:
     if "compressedDepth" in message.format:
         raise ConversionError(
             "encoding",
-            f"compressed image has the format '{message.format}', which holds depth; "
+            f"compressed image has the format '{shortened(message.format)}', which holds depth; "
             "expected a color image: subscribe to the color camera's /compressed topic",
         )
     data = bytes(message.data)
-    described = f"compressed image (format '{message.format}', {len(data)} bytes)"
+    described = f"compressed image (format '{shortened(message.format)}', {len(data)} bytes)"
     if not data:
         raise ConversionError(
             "size", f"{described} is empty; expected a JPEG or PNG file: look at the camera driver's log"
@@ -263,7 +265,7 @@ def compressed_to_rgb(message: CompressedImage, tones: Tones | None = None) -> n
     pixels = decode_file(message, flags)
     if pixels.dtype == np.uint16:
         tones = Tones() if tones is None else tones
-        pixels = tones.reduced(pixels, f"16-bit {message.format[:80]!a}", message.header.frame_id)
+        pixels = tones.reduced(pixels, f"16-bit '{shortened(message.format)}'", message.header.frame_id)
     return _bgr(pixels)
 
 

@@ -12,6 +12,8 @@ import PIL.Image
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from lens_ros.nodes.texts import shortened
+
 MAX_PIXELS = 1 << 26  # 8192 x 8192: more is a corrupt header, not a robot's camera
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -47,7 +49,9 @@ def check_size(width: int, height: int, described: str) -> None:
 
 def check_data(message: Image, bytes_per_pixel: int) -> None:
     row = message.width * bytes_per_pixel
-    described = f"image ({message.encoding}, {message.width} x {message.height}, step {message.step})"
+    described = (
+        f"image ({shortened(message.encoding)}, {message.width} x {message.height}, step {message.step})"
+    )
     if message.step < row:
         raise ConversionError(
             "size",
@@ -87,7 +91,7 @@ def decode_file(message: CompressedImage, flags: int, *, skip: int = 0) -> np.nd
     may ask for gigabytes.
     """
     encoded = np.frombuffer(buffer_of(message.data), np.uint8)[skip:]
-    described = f"compressed image (format '{message.format}', {len(message.data)} bytes)"
+    described = f"compressed image (format '{shortened(message.format)}', {len(message.data)} bytes)"
     try:
         with PIL.Image.open(io.BytesIO(encoded.data)) as opened:
             width, height = opened.size

@@ -19,6 +19,7 @@ from lens_ros.nodes.conversions.common import (
     image_message,
     pixels_of,
 )
+from lens_ros.nodes.texts import shortened
 
 _DEPTH_HEADER = struct.Struct("<iff")
 
@@ -30,15 +31,15 @@ def depth_to_metres(message: Image) -> np.ndarray:
     with NaN or infinity. Raises `ConversionError`.
     """
     if message.encoding not in DEPTH_ENCODINGS:
-        has = f"the encoding '{message.encoding}'" if message.encoding else "no encoding (an empty field)"
+        name = shortened(message.encoding)
+        has = f"the encoding '{name}'" if name else "no encoding (an empty field)"
         raise ConversionError(
             "encoding",
-            f"depth image has {has}; expected 16UC1 (millimetres) or 32FC1 "
-            "(metres): "
-            "give the node the depth topic of the camera",
+            f"depth image has {has}; expected 16UC1 (millimetres) or 32FC1 (metres): give the node the depth "
+            "topic of the camera",
         )
     dtype = np.float32 if message.encoding == "32FC1" else np.uint16
-    check_size(message.width, message.height, f"depth image ({message.encoding})")
+    check_size(message.width, message.height, f"depth image ({shortened(message.encoding)})")
     check_data(message, np.dtype(dtype).itemsize)
     return _metres(pixels_of(message, 1, dtype))
 
@@ -51,7 +52,7 @@ def compressed_depth_to_metres(message: CompressedImage) -> np.ndarray:
     `ConversionError`.
     """
     data = bytes(message.data)
-    described = f"compressed depth image (format '{message.format}', {len(data)} bytes)"
+    described = f"compressed depth image (format '{shortened(message.format)}', {len(data)} bytes)"
     if "compressedDepth" not in message.format:
         raise ConversionError(
             "encoding",

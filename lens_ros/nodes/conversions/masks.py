@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 
 from lens_ros.msg import Mask as MaskMessage
 from lens_ros.nodes.conversions.common import MAX_PIXELS, ConversionError, image_message
+from lens_ros.nodes.texts import shortened
 
 
 def mask_to_image(mask: np.ndarray, header: Header) -> Image:
@@ -86,7 +87,7 @@ def decode_mask(message: MaskMessage) -> np.ndarray:
     """A Mask message in any of its encodings as (H, W) bool. Raises `ConversionError`."""
     height, width = message.height, message.width
     data = bytes(message.data)
-    described = f"mask ({message.encoding}, {width} x {height}, {len(data)} bytes)"
+    described = f"mask ({shortened(message.encoding)}, {width} x {height}, {len(data)} bytes)"
     if height * width > MAX_PIXELS:
         raise ConversionError("mask", f"{described} is too large; expected at most {MAX_PIXELS} pixels")
     if height == 0 or width == 0:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lens_ros.nodes.texts import shortened
 from lens_ros.tones import significant_bits, to_8_bits
 
 _STREAMS = 64  # that are remembered
@@ -40,8 +41,8 @@ class Tones:
             self._bits.popitem(last=False)
         if bits > known and (known or bits < 16):
             self._told(
-                f"{encoding} images of the frame {frame_id[:80]!a} use {bits} of 16 bits: 8 bits are made of "
-                "these from now on"
+                f"{encoding} images of the frame '{shortened(frame_id)}' use {bits} of 16 bits: "
+                "8 bits are made of these from now on"
             )
         reduced = to_8_bits(values, bits)
         if colors is not None:

@@ -1,0 +1,1 @@
+"""Geometry of cameras. No ROS."""
