@@ -38,7 +38,7 @@ except ImportError:  # Humble
         SubscriptionEventCallbacks,
     )
 
-MISMATCHES_S = 5.0  # interval of the log lines about endpoints that do not match
+MISMATCHES_S, MISMATCHES = 5.0, 5  # interval, and log lines about one topic in it
 RECHECK_S = 1.0  # between two looks at the types and quality of service of other nodes' endpoints
 
 
@@ -160,7 +160,7 @@ class Endpoints:
         self._watched: list[_Watched] = []
         self._checking = threading.Lock()
         self._mismatched: dict[_Watched, str] = {}
-        self._log = ThrottledLog(node, MISMATCHES_S)
+        self._log = ThrottledLog(node, MISMATCHES_S, burst=MISMATCHES)
         self._open: list[tuple[Callable[[Any], Any], Any]] = []  # how to destroy it, and what
 
     def publisher(self, message_type: type, topic: str, depth: int) -> Any:
@@ -332,7 +332,7 @@ class Endpoints:
             else:
                 del self._mismatched[watched]
         if text:
-            self._log.warning((watched.topic, text), text)
+            self._log.warning(watched.topic, text)
         self._on_mismatch(watched.topic, text)
 
     def _mismatch(self, created: list[_Watched], event: Any) -> None:
