@@ -83,7 +83,9 @@ def play(graph: Graph, robot: Robot, size: tuple[int, int], folder: Path) -> Non
     robot.wait_until(lambda: len(stamps) > IMAGES, f"{IMAGES} images of {size[0]}x{size[1]}")
     gaps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
     assert median(gaps) < 1.5 / FRAME_RATE_HZ, (size, gaps)
-    assert robot.counter("images", "received") - received > IMAGES / 2
+    robot.wait_until(
+        lambda: robot.counter("images", "received") - received > IMAGES / 2, "as many counted by perception"
+    )
     assert "/dev/shm" in camera.log
     graph.stop(camera)
     graph.node.destroy_subscription(subscription)

