@@ -117,9 +117,7 @@ def test_texts_of_headers_are_escaped_and_cut(encoding, said, robot: Robot, row:
     assert not {"\x1b", "\x07", "\u202e"} & set(robot.log + "".join(s.message for _, s in robot.statuses))
     assert not any(line.startswith("[FATAL]") for line in robot.log.splitlines())
     robot.works(row)
-    row.held(
-        "the next good image is used; quoted texts are escaped and cut, one line for many images"
-    )
+    row.held("the next good image is used; quoted texts are escaped and cut, one line for many images")
 
 
 @pytest.mark.fault(AREA, "flood of good images while the model is busy")
