@@ -53,6 +53,9 @@ def raised_once() -> Iterator[None]:
     finally:
         if raised_at is not None:
             ignore()
+            # CPython notes that KeyboardInterrupt left the exec() of a string, as in an import that makes a
+            # dataclass, and ends `python -m` by SIGINT even if it was caught. The next exec() forgets that.
+            exec("")
         else:
             for number, handler in before.items():
                 signal.signal(number, handler)

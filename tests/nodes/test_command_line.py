@@ -248,6 +248,20 @@ def test_more_signals_do_not_change_the_end_of_a_program(
     assert said in log.read_text() and "Traceback" not in log.read_text()
 
 
+def test_an_interruption_within_exec_does_not_change_the_exit_status(tmp_path):
+    (tmp_path / "interrupted.py").write_text(
+        "from lens_ros import interrupts\n"
+        "try:\n"
+        "    with interrupts.raised_once():\n"
+        "        exec('import signal; signal.raise_signal(signal.SIGINT)')\n"
+        "except KeyboardInterrupt:\n"
+        "    raise SystemExit(interrupts.INTERRUPTED)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "interrupted"]
+    assert subprocess.run(command, env=environment).returncode == interrupts.INTERRUPTED
+
+
 def test_an_interruption_that_is_lost_can_be_repeated(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(interrupts.time, "monotonic", lambda: clock[0])
