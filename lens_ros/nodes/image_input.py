@@ -209,15 +209,20 @@ class ImageInput:
         elif infos:
             why = f"{infos} camera_info arrived meanwhile, so images may get lost on their way: {LOSS_ADVICE}"
         else:
+            raw = not self.topic.endswith("/compressed")
             why = (
                 f"{publishers} publisher(s) there: if the images are larger than 0.5 MB, Fast DDS drops "
                 "them silently unless the CAMERA's process uses lens_ros' config/fastdds.xml "
-                f"({PROFILE_VARIABLE}); otherwise look at the camera, or set image_transport to "
-                "compressed"
+                f"({PROFILE_VARIABLE}); otherwise look at the camera"
+                f"{', or set image_transport to compressed' if raw else ''}"
             )
-        text = f"no image on {self.topic} for {silence:.0f} s; {self._other_transport()}{why}"
+        # Where images came before and their camera is there, the other transport is not the cause.
+        reasons = [self._other_transport(), why]
+        if self.form and publishers:
+            reasons.reverse()
+        text = "; ".join([f"no image on {self.topic} for {silence:.0f} s", *filter(None, reasons)])
         # The diagnostics show the mismatch already.
-        self._measured.note("silence", text.removesuffix(f"; {mismatch}") if mismatch else text)
+        self._measured.note("silence", text.replace(f"; {mismatch}", "") if mismatch else text)
         self._log.warning("silence", text)
 
     @survives
@@ -243,8 +248,8 @@ class ImageInput:
         if not nodes:
             return ""
         return (
-            f"{', '.join(nodes)} sends {type_name(kind)} on {other}: to use that, set the parameter "
-            f"image_transport to {transport}; "
+            f"{type_name(kind)} is published on {other} by {', '.join(nodes)}: to use that, set the "
+            f"parameter image_transport to {transport}"
         )
 
     def _advice_on_type(self, foreign: str) -> str:

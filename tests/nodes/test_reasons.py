@@ -143,7 +143,10 @@ def test_a_raw_camera_where_compressed_images_are_expected_is_named(graph, make_
 def test_images_of_the_other_transport_are_pointed_out(graph, make_node, statuses):
     publisher = graph.node.create_publisher(CompressedImage, "image/compressed", 5)
     make_node(image_timeout_s=0.5)
-    said = "/tests sends sensor_msgs/msg/CompressedImage on /image/compressed: to use that, set the parameter"
+    said = (
+        "s; sensor_msgs/msg/CompressedImage is published on /image/compressed by /tests: to use that, set the "
+        "parameter"
+    )
     wait_for(graph, statuses, "images", "no image on /image for", said, "image_transport to compressed")
     graph.node.destroy_publisher(publisher)
 
