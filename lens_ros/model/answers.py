@@ -21,21 +21,45 @@ _NOTATIONS = (
     re.compile(r"\(" + ",".join([_NUMBER] * 4) + r"\)"),
     re.compile(rf"{_PAIR}\s*,\s*{_PAIR}"),
 )
-# What others write instead, sought only where there is none of the above.
-_QUOTED = _NUMBER.replace("(-?", "[\"']?(-?", 1).replace(")?)", ")?)[\"']?", 1)
-_POINT = rf"[(\[]{_QUOTED},{_QUOTED}[)\]]"
+# What others write instead, sought only where there is none of the above. No two parts of a pattern that
+# match blanks may follow each other: a long run of blanks would take quadratic time.
+_QUOTED = r"[\"']?(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)[\"']?"
+_BETWEEN = r"(?:\s*,\s*|\s+)"
+_FOUR = _BETWEEN.join([_QUOTED] * 4)
+_POINT = rf"[(\[]\s*{_QUOTED}{_BETWEEN}{_QUOTED}\s*[)\]]"
 _TO = r"\s*(?:,|to|through|->|[-\u2013\u2014\u2192])\s*"
-_SCORE = r"\s*(?:0?\.[0-9]+|[01](?:\.0+)?)\s*"  # 0 to 1
-_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
+_SCORE = r"[\"']?(?:0?\.[0-9]+|[01](?:\.0+)?)[\"']?"  # 0 to 1
+# Names of two corners; of a corner and the size.
+_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
+_SIZED = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+
+
+def _named(names: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern of four numbers with these names in front, in JSON or in prose."""
+    spelt = [re.sub("(min|max)", r"_?\1", name) for name in names]
+    each = [rf"[\"']?\b{name}\b[\"']?\s*[:=]\s*{_QUOTED}" for name in spelt]
+    return re.compile(r"(?:\s*[,;]\s*|\s+)".join(each), re.IGNORECASE)
+
+
+def _corner(name: str) -> str:
+    """Return a pattern of a corner's name and its point."""
+    return rf"{name}(?:\s+corner)?[\"']?\s*(?:(?:is|at|[:=])\s*)?{_POINT}"
+
+
 _RARE_NOTATIONS = (
-    re.compile(rf"[(\[]{','.join([_QUOTED] * 4)}(?:,{_SCORE})?[)\]]"),
+    re.compile(rf"[(\[]\s*{_FOUR}(?:{_BETWEEN}{_SCORE})?(?:\s*,)?\s*[)\]]"),
     # More than two points are a polygon.
     re.compile(rf"{_POINT}{_TO}{_POINT}(?P<more>(?:{_TO}{_POINT.replace('(-?', '(?:-?')})*)"),
-    *(
-        re.compile(r"(?:,\s*)?".join(rf"[\"']?{corner}[\"']?\s?[:=]{_QUOTED}" for corner in corners))
-        for corners in _CORNERS
+    *map(_named, _CORNERS),
+    re.compile(
+        rf"{_corner('top[-_ ]?left')}(?:\s*[,;]|\s+(?:and|to))?\s*(?:the\s+)?[\"']?"
+        rf"{_corner('bottom[-_ ]?right')}",
+        re.IGNORECASE,
     ),
+    # The whole answer, perhaps with what it is of.
+    re.compile(rf"\A\s*(?:[\w ]{{1,40}}[:=]\s*)?{_FOUR}\s*\.?\s*\Z"),
 )
+_RARE_SIZED = tuple(map(_named, _SIZED))
 _LISTED = re.compile(",".join([_NUMBER] * 4))  # four numbers in a string of JSON
 _BOX_KEYS = ("bbox_2d", "bbox", "box")  # Qwen2.5-VL's own, and what it writes now and then instead
 # A sentence about the size of the image, up to the numbers.
@@ -88,9 +112,10 @@ def parse_answer(text: str, extent: tuple[float, float]) -> Answer:
     The boxes of the answer part are read, without one those of the text around the thinking. They are sought
     as JSON, as JSON in code fences, and as ``[a,b,c,d]``, ``(a,b,c,d)`` and ``(a,b),(c,d)`` (what Qwen2-VL
     writes between ``<|box_start|>`` and ``<|box_end|>``) within other text; all boxes of the first kind that
-    occurs count. Where there is none of these: numbers in quotes, a fifth number from 0 to 1 (a score), pairs
-    of corners ``[[a,b],[c,d]]`` and ``(a,b) to (c,d)``, and ``x1``, ``y1``, ``x2``, ``y2`` by name. These are
-    never well-formed.
+    occur count. Where there is none of these: numbers in quotes or without commas, a fifth number from 0
+    to 1 (a score), pairs of corners ``[[a,b],[c,d]]`` and ``(a,b) to (c,d)``, corners by name (``x1``,
+    ``x_min``, ``left``, ``top_left``), a corner and the size by name (``x``, ``y``,
+    ``width``, ``height``), and four numbers that are the whole answer. These are never well-formed.
 
     If all numbers of an answer are from 0 to 1, and not all of them whole, they are fractions of the image.
     Four zeros say that there is nothing. Within other text, a box of exactly the image's size is its size and
@@ -139,17 +164,19 @@ def _read(text: str, extent: tuple[float, float]) -> tuple[tuple[Box, ...], bool
         boxes = _unique(found)
         if boxes or (len(written) == len(entries) and not there):
             return boxes, alone and None not in found and all(taught for *_, taught in read)
-    for notation in (*_NOTATIONS, *_RARE_NOTATIONS):
+    for notation in (*_NOTATIONS, *_RARE_NOTATIONS, *_RARE_SIZED):
+        corners = _corners_of_size if notation in _RARE_SIZED else _four
         matches = [m for m in notation.finditer(text) if not m.groupdict().get("more")]
-        targets = [(_floats(m), "") for m in matches if not _tells_size(m, extent)]
+        numbers = [(m, corners(*map(float, m.groups()[:4]))) for m in matches]
+        targets = [(four, "") for m, four in numbers if not _tells_size(m, four, extent)]
         if targets:
             return _unique(_boxes([t for t in targets if any(t[0])], extent)), False
     return (), False
 
 
-def _tells_size(found: re.Match[str], extent: tuple[float, float]) -> bool:
+def _tells_size(found: re.Match[str], numbers: Numbers, extent: tuple[float, float]) -> bool:
     """Whether four numbers in a text are the size of the image, not a target."""
-    x1, y1, x2, y2 = _floats(found)
+    x1, y1, x2, y2 = numbers
     if (x1, y1, x2, y2) == (0, 0, *extent):
         return True
     if x1 > 0 or y1 > 0 or x2 < _WHOLE * extent[0] or y2 < _WHOLE * extent[1]:
@@ -158,9 +185,14 @@ def _tells_size(found: re.Match[str], extent: tuple[float, float]) -> bool:
     return _SIZE.search(before) is not None
 
 
-def _floats(found: re.Match[str]) -> Numbers:
-    x1, y1, x2, y2 = map(float, found.groups()[:4])
+def _four(x1: float, y1: float, x2: float, y2: float) -> Numbers:
     return x1, y1, x2, y2
+
+
+def _corners_of_size(x: float, y: float, width: float, height: float) -> Numbers:
+    """Return the two corners of a box that is written as its first corner and its size."""
+    # Rounded, so that fractions do not add up to more than the image.
+    return x, y, round(x + width, 9), round(y + height, 9)
 
 
 def _json_entries(text: str) -> list[object] | None:
@@ -193,7 +225,7 @@ def _numbers(value: object) -> tuple[Numbers | None, bool]:
     """Four numbers in any of the forms that JSON gives them, and whether it is the plain one."""
     taught = isinstance(value, list) and len(value) == 4
     if isinstance(value, dict):
-        value = next(([value[c] for c in names] for names in _CORNERS if set(names) <= value.keys()), None)
+        value = _by_name(value)
     elif isinstance(value, str):
         listed = _LISTED.fullmatch(value)
         value = list(listed.groups()) if listed else None
@@ -208,6 +240,19 @@ def _numbers(value: object) -> tuple[Numbers | None, bool]:
         return None, False
     x1, y1, x2, y2 = numbers
     return (x1, y1, x2, y2), taught and not any(isinstance(v, str) for v in value)
+
+
+def _by_name(entry: dict[str, object]) -> list[object] | None:
+    """Return the four numbers of an entry that names each of them, as two corners; None for any other."""
+    named = {name.lower().replace("_", ""): value for name, value in entry.items()}
+    for names in _CORNERS:
+        if set(names) <= named.keys():
+            return [named[name] for name in names]
+    for names in _SIZED:
+        numbers = [_number(named.get(name)) for name in names]
+        if all(number is not None for number in numbers):
+            return list(_corners_of_size(*(n for n in numbers if n is not None)))
+    return None
 
 
 def _number(value: object) -> float | None:

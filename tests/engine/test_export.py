@@ -84,7 +84,7 @@ def test_the_encoder_equals_torch(request: pytest.FixtureRequest, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nano", "sam2_decoder", LONG_SAM])
+@pytest.mark.parametrize("name", ["nano", LONG_SAM2_DECODER, LONG_SAM])
 def test_half_precision_keeps_the_masks(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
     segmenter = segmenter_of(request, name)
     path = decoder_of(request, name, "fp16", tmp_path)

@@ -57,7 +57,7 @@ def test_a_camera_that_hangs_is_missed_until_it_goes_on(
     robot.graph.wait_until(lambda: robot.counter("images", "rate in, Hz"), TIMEOUT, "images")
     cameras[0].send(signal.SIGSTOP)
     try:
-        # The camera comes first: its images were here, so that it also sends compressed ones explains nothing.
+        # The camera comes first: its images were here, so its compressed ones explain nothing.
         row.said = robot.hears("[WARN]", "no image on /image for", "s; 1 publisher(s) there")
         row.diagnostics = robot.diagnosed("images", "WARN", "no image on /image for")
         robot.say("a mug that nobody films")

@@ -39,7 +39,7 @@ scrap = st.sampled_from(
 answer_text = st.text() | st.lists(scrap | st.text(max_size=3), max_size=20).map("".join)
 # Each would take minutes or more by a pattern that goes back and forth, or a reader that recurses.
 LONG = [
-    piece * (100_000 // len(piece))
+    piece * (30_000 // len(piece))
     for piece in (
         "[", "{", '{"bbox_2d":', "9", "a", " ", "[1", "[1,", "[1e", "[1.1", "[ 1 , 2 , 3 , 4 ", "[1,2,3,4]",
         "[1,2,3,4] ", "(1,2,3,4", "(1,2),", "(1,2), ", "\n (", "<", "<|", "``", "```", "```json[]", "<think>",
@@ -364,6 +364,10 @@ RARE_JSON = {
     "names": lambda b: dict(zip(("x1", "y1", "x2", "y2"), b, strict=True)),
     "names of strings": lambda b: dict(zip(("x1", "y1", "x2", "y2"), map(str, b), strict=True)),
     "other names": lambda b: dict(zip(("xmin", "ymin", "xmax", "ymax"), b, strict=True)),
+    "names with a low line": lambda b: dict(zip(("x_min", "y_min", "x_max", "y_max"), b, strict=True)),
+    "sides": lambda b: dict(zip(("left", "top", "right", "bottom"), b, strict=True)),
+    "corner and size": lambda b: {"x": b[0], "y": b[1], "width": b[2] - b[0], "height": b[3] - b[1]},
+    "corner and size, short": lambda b: {"x": b[0], "y": b[1], "w": str(b[2] - b[0]), "h": str(b[3] - b[1])},
     "score": lambda b: [*b, 0.93],
     "whole score": lambda b: [*b, 1],
 }
@@ -401,6 +405,13 @@ RARE_WORDS = {
     "single quotes": joined("['{}', '{}', '{}', '{}']"),
     "names": joined("x1={}, y1={}, x2={}, y2={}", "; "),
     "python": joined("{{'x1': {}, 'y1': {}, 'x2': {}, 'y2': {}}}"),
+    "low lines": joined("x_min: {}, y_min: {}, x_max: {}, y_max: {}"),
+    "sides": joined("left = {} top = {} right = {} bottom = {}", "; "),
+    "blanks": joined("[{} {} {} {}]"),
+    "comma at the end": joined("[{}, {}, {}, {},]"),
+    "named corners": joined("top-left ({}, {}), bottom-right ({}, {})", "; "),
+    "named corners in words": joined("the top left corner is ({}, {}) and bottom right ({}, {})"),
+    "named corners in JSON": joined('{{"top_left": [{}, {}], "bottom_right": [{}, {}]}}'),
     "cut off": lambda boxes: json.dumps([RARE_JSON["names"](box) for box in boxes], indent=1)[:-1],
 }
 
@@ -413,6 +424,25 @@ def test_rare_forms_within_text_are_read(form: str, boxes: list[Numbers], limits
         read = parse_answer(text, limits)
         assert [place(box) for box in read.boxes] == places(boxes, limits, prose=True)
         assert not read.well_formed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10, 20, 30, 40",
+        "10 20 30 40",
+        " 10,20,30,40.\n",
+        "bbox: 10, 20, 30, 40",
+        "Bounding box = 10 20 30 40",
+        "x: 10, y: 20, width: 20, height: 20",
+        "left=10, top=20, width=20, height=20",
+    ],
+)
+def test_numbers_without_brackets_are_read_where_they_are_the_whole_answer(text: str) -> None:
+    for said in (text, thought(text)):
+        assert parse_answer(said, SQUARE).boxes == (PLACE,)
+    assert parse_answer("Between 10, 20, 30, 40 and 50 mugs.", SQUARE).boxes == ()
+    assert parse_answer("The image: x: 0, y: 0, width: 100, height: 100", SQUARE).boxes == ()
 
 
 share = st.integers(0, 1000).map(lambda n: n / 1000)

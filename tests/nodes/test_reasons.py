@@ -144,8 +144,8 @@ def test_images_of_the_other_transport_are_pointed_out(graph, make_node, statuse
     publisher = graph.node.create_publisher(CompressedImage, "image/compressed", 5)
     make_node(image_timeout_s=0.5)
     said = (
-        "s; sensor_msgs/msg/CompressedImage is published on /image/compressed by /tests: to use that, set the "
-        "parameter"
+        "s; sensor_msgs/msg/CompressedImage is published on /image/compressed by /tests: to use that, "
+        "set the parameter"
     )
     wait_for(graph, statuses, "images", "no image on /image for", said, "image_transport to compressed")
     graph.node.destroy_publisher(publisher)

@@ -106,6 +106,12 @@ def test_a_word_that_it_has_never_read_is_left_to_the_model(noun: str) -> None:
     assert objection(f"the {noun}") == ""
 
 
+@pytest.mark.parametrize("noun", sorted(STRANGE))
+def test_an_unread_word_beside_words_that_mislead_the_model_is_refused(noun: str) -> None:
+    for text in (f"my {noun}", f"can you see my {noun}?", f"the {noun} to drink from"):
+        assert f"'{noun}' is no object that lens-nano knows" in objection(text), text
+
+
 def test_the_model_that_ships_lists_what_the_grammar_says(tmp_path: Path) -> None:
     assert CONFIG.subjects == nano_config(TOKENIZER).subjects
     assert {*CONFIG.subjects.objects, *CONFIG.subjects.others} <= {*vocabulary(), "no"}
