@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -82,7 +83,12 @@ def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # that of the whole run: the first process makes them, the others wait
     cache = EngineCache(folder / "engines")
-    build(find_model("lens-nano"), "onnxruntime", cache, _Silent())
+    with (folder / "engines.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if not lock.read():  # a second build would make a folder for a moment, which another test may copy
+            build(find_model("lens-nano"), "onnxruntime", cache, _Silent())
+            lock.write("made")
     return cache
 
 

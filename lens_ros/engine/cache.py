@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -165,8 +164,12 @@ class EngineCache:
                 for left in model.glob(f".making-{name}-*"):  # not in the making: the lock is ours
                     shutil.rmtree(left, ignore_errors=True)
                 _need_space(model, need)
-                with tempfile.TemporaryDirectory(prefix=f".making-{name}-", dir=model) as folder:
-                    yield Path(folder) / "engine"
+                folder = model / f".making-{name}-{os.getpid()}"
+                try:  # begins before the folder is there: a signal's exception may come between two steps
+                    folder.mkdir()
+                    yield folder / "engine"
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             raise EngineError(
                 f"the engine cache {self.root} cannot be written: {error}. Make it writable, free space "
