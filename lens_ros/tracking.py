@@ -1,4 +1,4 @@
-"""Masks that follow the camera between two acts of reasoning (design, section 3, "Two clocks").
+"""Masks that follow the camera between two acts of reasoning.
 
 The box of an object's last mask, where it was and moved to where its colors now are, prompts the segmenter on
 the next image. What comes out is held against what the object was; when neither is the same, the object is

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lens_ros.evaluation.tracking import mask_iou
+from lens_ros.evaluation.metrics import mask_iou
 from lens_ros.lens import Lens
 from lens_ros.model.calibration import Calibration, Certainty, evidence_of
 from lens_ros.model.checkpoint import find_model

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lens_ros.evaluation.tracking import Step, mask_iou, step_of, summarize_tracking
+from lens_ros.evaluation.metrics import mask_iou
+from lens_ros.evaluation.tracking import Step, step_of, summarize_tracking
 from lens_ros.lens import Lens, SeenImage, Segmentation
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from PIL import Image
 
 from lens_ros.inputs import ImageError, InstructionError, as_rgb, check_instruction
 from lens_ros.recordings import Recording, choose
+from lens_ros.resources import find_demo
 
 LIST = "instructions.jsonl"
-DEMO = Path("demo") / "tabletop"
 _MOMENTS = 6  # pictures of the demo's recording
 _TURNS = 3  # a text is asked about every third of them
 
@@ -78,7 +77,12 @@ def demo_questions() -> list[CalibrationQuestion]:
     Raises:
         CalibrationError: the recording is not there.
     """
-    bag = _find_demo()
+    try:
+        bag = find_demo()
+    except FileNotFoundError as error:
+        raise CalibrationError(
+            f"{error}. Name a folder of pictures with {LIST} instead: --calibration"
+        ) from error
     objects = json.loads((bag.parent / "scene.json").read_text(encoding="utf-8"))["objects"]
     texts = _texts([(o["color"], o["category"]) for o in objects])
     # Every text from some of the points of view, in turn.
@@ -106,19 +110,6 @@ def _texts(objects: Sequence[tuple[str, str]]) -> list[str]:
             for (_, category), other in zip(objects, nexts, strict=True)
         ),
     ]
-
-
-def _find_demo() -> Path:
-    """In a checkout, or in the share folder of a ROS overlay."""
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    roots = [Path(__file__).resolve().parents[2], *(Path(p) / "share" / "lens_ros" for p in prefixes)]
-    for root in roots:
-        if (root / DEMO / "metadata.yaml").is_file() and (root / DEMO.parent / "scene.json").is_file():
-            return root / DEMO
-    raise CalibrationError(
-        f"the demo recording is missing; expected it in {roots[0] / DEMO}. Name a folder of pictures with "
-        f"{LIST} instead: --calibration"
-    )
 
 
 def _pictures(bag: Path) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from torch import nn
 
 from lens_ros.choices import Scheme
 from lens_ros.engine.calibration import CalibrationQuestion
+from lens_ros.evaluation.metrics import mask_iou
 from lens_ros.inputs import check_device
 from lens_ros.lens import Lens, Segmentation
 from lens_ros.model.checkpoint import (
@@ -234,12 +235,6 @@ def agreement_of(expected: Sequence[Segmentation], found: Sequence[Segmentation]
         same_answer=float(np.mean(same)),
         both_nothing=float(np.mean(nothing)),
     )
-
-
-def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two ``(H, W)`` bool masks; 1 where both are empty."""
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0
 
 
 def _write(tensors: dict[str, torch.Tensor], provenance: Provenance, folder: Path, out: Path) -> Path:

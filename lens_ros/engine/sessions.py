@@ -14,7 +14,7 @@ import torch
 
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.export import cpu_session, import_onnxruntime
-from lens_ros.engine.tensorrt_api import Library, TensorSpec, engine_specs
+from lens_ros.engine.tensorrt_api import Library, TensorSpec, collecting_logger, engine_specs
 
 _WARM_UPS = 3  # the first runs choose algorithms and take their memory
 
@@ -82,7 +82,7 @@ class TensorRTSession:
         trt = library.module
         self._device = device
         self._said: list[str] = []
-        self._logger = _quiet_logger(trt, self._said)
+        self._logger = collecting_logger(trt, self._said, least="ERROR", most=10)
         self._fixed = False
         with torch.cuda.device(device):
             # All of these must live as long as the context.
@@ -225,16 +225,3 @@ def _cuda_session(path: Path, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(str(path), providers=[(provider, options)])
     except Exception as error:  # a family of its own, without a common base
         raise EngineError(f"ONNX Runtime cannot open {path} on {device}: {error}") from error
-
-
-def _quiet_logger(trt: Any, said: list[str]) -> Any:
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                said.append(message)
-                del said[:-10]
-
-    return Logger()

@@ -114,7 +114,7 @@ def compile_onnx(
     """
     trt = library.module
     said: list[str] = []
-    logger = _logger(trt, said)
+    logger = collecting_logger(trt, said)
     builder = trt.Builder(logger)
     if builder is None:
         raise EngineError(f"{library.label} cannot start: {_last(said)}")
@@ -189,14 +189,24 @@ def _capability(library: Library, name: str) -> Any:
     return value
 
 
-def _logger(trt: Any, said: list[str]) -> Any:
+def collecting_logger(trt: Any, said: list[str], *, least: str = "WARNING", most: int = 1000) -> Any:
+    """Return an ``ILogger`` that appends messages of the severity ``least`` and above to ``said``.
+
+    Args:
+        trt: module ``tensorrt`` or ``tensorrt_rtx``.
+        said: receives the messages; only the last ``most`` stay.
+        least: name of an ``ILogger.Severity``.
+    """
+    limit = getattr(trt.ILogger.Severity, least)
+
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.WARNING:
+            if severity <= limit:
                 said.append(message)
+                del said[:-most]
 
     return Logger()
 

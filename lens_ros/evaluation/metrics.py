@@ -52,6 +52,12 @@ def overlap(predicted: np.ndarray, true: np.ndarray) -> tuple[int, int]:
     return int(np.count_nonzero(predicted & true)), int(np.count_nonzero(predicted | true))
 
 
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the IoU of two ``(H, W)`` bool masks; 1 where both are empty."""
+    intersection, union = overlap(a, b)
+    return intersection / union if union else 1.0
+
+
 def summarize(scores: Sequence[Score]) -> dict[str, float]:
     """Means over ``scores`` (at least one).
 

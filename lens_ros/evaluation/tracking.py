@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lens_ros.evaluation.metrics import mask_iou
+
 IN_VIEW, HIDDEN = 0.2, 0.05  # visible share of a target from which, and up to which, it counts as that
 CLEARLY_IN_VIEW = 0.5
 
@@ -32,12 +34,6 @@ class Step:
     wrong: bool
     asked: bool
     seconds: float
-
-
-def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two ``(H, W)`` bool masks; 1 where both are empty."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
 
 
 def step_of(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lens_ros.model.sam import SamSegmenter
 from lens_ros.model.segmenters import Sam2Segmenter
 from lens_ros.model.tensor_check import check_tensors, equal_tensors
 from lens_ros.model.tokenizer import load_tokenizer
+from lens_ros.resources import resource_roots
 from lens_ros.whole import whole_file
 
 WEIGHTS = "model.safetensors"
@@ -47,23 +47,16 @@ def find_model(name_or_path: str | Path) -> Path:
         raise CheckpointError(str(error)) from error
     if path.is_dir():
         return path
-    for models in _model_folders():
+    shipped = [root / "models" for root in resource_roots()]
+    for models in shipped:
         if (models / path).is_dir():
             return models / path
-    known = sorted({p.name for models in _model_folders() if models.is_dir() for p in models.iterdir()})
+    known = sorted({p.name for models in shipped if models.is_dir() for p in models.iterdir()})
     raise CheckpointError(
         f"no model '{name_or_path}': it is neither a folder nor one of the models that came with lens_ros "
         f"({', '.join(known) or 'none found'}). Give the path of a folder that holds config.json "
         f"and {WEIGHTS}."
     )
-
-
-def _model_folders() -> list[Path]:
-    """Where models lie: in a checkout, in a pip-installed package, in the share folder of a ROS overlay."""
-    package = Path(__file__).resolve().parents[1]
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    shares = [Path(prefix) / "share" / "lens_ros" / "models" for prefix in prefixes]
-    return [package.parent / "models", package / "models", *shares]
 
 
 def is_tied(model: LensModel) -> bool:

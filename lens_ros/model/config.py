@@ -60,7 +60,7 @@ class LensConfig:
     ``"conv"`` the same with the small pyramid of lens-nano, ``"vit"`` SAM from ``segment-anything``
     (:class:`~lens_ros.model.sam.SamSizes`). ``context`` is None for the decoupled path, where the box that
     the reasoner wrote prompts the segmenter. ``query_positions`` names the position scheme of the query pass
-    that the weights were trained with (design, section 4).
+    that the weights were trained with (:meth:`~lens_ros.model.network.LensModel.reason` explains them).
 
     ``wording`` names what the reasoner is asked, ``coordinates`` what its boxes count: pixels of its own
     picture (Qwen2.5-VL) or thousandths of it (Qwen2-VL); ``think`` whether it is asked to think first unless

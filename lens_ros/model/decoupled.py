@@ -1,5 +1,5 @@
-"""The decoupled path: any Qwen2.5-VL writes a box, SAM turns it into a mask; no LENS head, no joint training
-(design, section 5)."""
+"""The decoupled path: any Qwen2.5-VL writes a box, SAM turns it into a mask; no LENS head, no joint
+training."""
 
 from __future__ import annotations
 

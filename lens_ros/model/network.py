@@ -151,7 +151,7 @@ class LensModel(nn.Module):
         Generation extends the cache of the image's prefix. With ``query_positions = "mrope"`` the queries
         simply extend it further; with ``"sequential"`` question, answer and queries extend a second cache of
         the prefix, which has plain positions: the numbers of a full recomputation, without repeating the
-        vision tower, the image's tokens or the language head (design, section 4).
+        vision tower, the image's tokens or the language head.
 
         Args:
             questions: ``(L,)`` int64 each, what follows ``prefix_ids`` up to where the answer begins.

@@ -41,11 +41,11 @@ from lens_ros.nodes.processes import (
     own_domain,
 )
 from lens_ros.nodes.starting import StartError
+from lens_ros.resources import DEMO, find_demo
 
 # Of the scene in demo/: each is true of exactly one object, but the last of none, and lens-nano answers right
 # and above its threshold from wherever the camera looks. How often it does so on scenes that nobody chose
 # stands in docs/results.md.
-DEMO_BAG = "demo/tabletop"
 QUESTIONS = (
     ("attribute", "pick up the red bottle"),
     ("superlative", "the leftmost mug"),
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for pictures and logs")
     parser.add_argument(
-        "--bag", type=Path, help=f"rosbag2 folder or folder of pictures (default: {DEMO_BAG})"
+        "--bag", type=Path, help=f"rosbag2 folder or folder of pictures (default: {DEMO})"
     )
     parser.add_argument("--ask", metavar="TEXT", help="the only instruction, instead of the demo's own")
     parser.add_argument("--model", default="lens-nano", help="name or folder of the model")
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(options: argparse.Namespace, questions: Sequence[tuple[str, str]]) -> int:
     try:
-        answers = run(options.bag or find_demo_bag(), options.out, questions, options.model)
+        answers = run(options.bag or _demo_bag(), options.out, questions, options.model)
         sheet = options.out / "contact_sheet.png"
         _write_picture(sheet, contact_sheet(answers))
     except KeyboardInterrupt:
@@ -306,18 +306,11 @@ def _show(options: argparse.Namespace, questions: Sequence[tuple[str, str]]) -> 
     return 0
 
 
-def find_demo_bag() -> Path:
-    """The recording of the checkout, or the one installed with the package. Raises `ProcessError`."""
-    candidates = [Path(__file__).resolve().parents[2] / DEMO_BAG]
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    candidates += [Path(prefix) / "share" / "lens_ros" / DEMO_BAG for prefix in prefixes if prefix]
-    for candidate in candidates:
-        if (candidate / "metadata.yaml").is_file():
-            return candidate
-    raise ProcessError(
-        f"the demo recording is missing; expected it in {candidates[0]}: name another one with --bag and "
-        "--ask"
-    )
+def _demo_bag() -> Path:
+    try:
+        return find_demo()
+    except FileNotFoundError as error:
+        raise ProcessError(f"{error}: name another one with --bag and --ask") from error
 
 
 def _stamp(message: Segmentation | Image) -> tuple[int, int]:

@@ -39,8 +39,3 @@ class Throttle:
                 return None
             self._seen[kind] = (begin, passed + 1, 0)
         return f"{text} (and {suppressed} more like this in between)" if suppressed else text
-
-    def reset(self) -> None:
-        """Forget all: the next text of each kind passes."""
-        with self._lock:
-            self._seen.clear()

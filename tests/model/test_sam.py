@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from lens_ros.evaluation.tracking import mask_iou
+from lens_ros.evaluation.metrics import mask_iou
 from lens_ros.instances import Instance, box_of
 from lens_ros.lens import Lens, Segmentation
 from lens_ros.model import sam as module

@@ -15,6 +15,7 @@ from lens_ros.msg import Instance, Segmentation
 from lens_ros.nodes import demo
 from lens_ros.nodes.image_input import decode
 from lens_ros.nodes.sources import open_source
+from lens_ros.resources import find_demo
 
 ROOT = Path(__file__).resolve().parents[2]
 GROWING = (
@@ -95,7 +96,7 @@ def test_every_question_is_answered_right_and_accepted_wherever_the_camera_looks
     }
     lens = Lens.from_pretrained("lens-nano")
     questions = [question for _, question in demo.QUESTIONS]
-    shots = [s.content for s in open_source(demo.find_demo_bag()).shots() if s.stream == "color"]
+    shots = [s.content for s in open_source(find_demo()).shots() if s.stream == "color"]
     for number in range(0, len(shots), 60):
         for answer in lens.segment_all(decode(shots[number]), questions):
             found = [i.label for i in answer.instances if not i.rejected]
