@@ -26,8 +26,9 @@ from benchmarks.steadiness import NATIVE, OBJECTS, REFERENCE, SUBSCRIBERS
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Reasoning, Segmentation
 from lens_ros.nodes.client import BlockingLensClient, LensError
-from lens_ros.nodes.endpoints import GoalClient, requests
+from lens_ros.nodes.endpoints import requests
 from lens_ros.nodes.executor import spin
+from lens_ros.nodes.goal_client import GoalClient
 from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE, Driver
 from lens_ros.srv import Segment, SetInstruction
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Segmentation
-from lens_ros.nodes.endpoints import GoalClient
+from lens_ros.nodes.goal_client import GoalClient
 from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 from lens_ros.srv import SetInstruction
 

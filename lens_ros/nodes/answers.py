@@ -22,7 +22,7 @@ from lens_ros.nodes.endpoints import Endpoints
 from lens_ros.nodes.identities import Identities
 from lens_ros.nodes.image_input import ImageInput
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.pictures import Identified, PicturePublisher
 from lens_ros.nodes.reporting import described, is_ours, request_log, survives, traced
 from lens_ros.nodes.texts import shortened

@@ -34,12 +34,13 @@ from std_msgs.msg import Header
 
 from lens_ros import interrupts
 from lens_ros.nodes import command_line, conversions, parameters, starting
+from lens_ros.nodes.camera_parameters import CameraParameters
 from lens_ros.nodes.command_line import CRASHED, ENDED, UNUSABLE
 from lens_ros.nodes.conversions import ConversionError
 from lens_ros.nodes.executor import spin
 from lens_ros.nodes.lifetime import SIGNAL_POLL_S, ended_by_signal
 from lens_ros.nodes.middleware import fitted_profile
-from lens_ros.nodes.parameters import CameraParameters, ParameterError
+from lens_ros.nodes.parameters import ParameterError
 from lens_ros.nodes.reporting import ThrottledLog
 from lens_ros.nodes.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
 from lens_ros.nodes.starting import StartError

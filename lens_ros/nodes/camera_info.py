@@ -11,7 +11,7 @@ from lens_ros.geometry.cameras import Camera
 from lens_ros.nodes.conversions import ConversionError, camera_of, is_rectified
 from lens_ros.nodes.endpoints import Endpoints, newest_only
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import ThrottledLog
 
 TROUBLE = "calibration"  # key of the note for /diagnostics

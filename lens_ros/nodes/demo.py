@@ -276,9 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m lens_ros.nodes.demo", description="A recorded camera, asked over ROS 2 what is where."
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for pictures and logs")
-    parser.add_argument(
-        "--bag", type=Path, help=f"rosbag2 folder or folder of pictures (default: {DEMO})"
-    )
+    parser.add_argument("--bag", type=Path, help=f"rosbag2 folder or folder of pictures (default: {DEMO})")
     parser.add_argument("--ask", metavar="TEXT", help="the only instruction, instead of the demo's own")
     parser.add_argument("--model", default="lens-nano", help="name or folder of the model")
     options = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from lens_ros.heaps import native_bytes
 from lens_ros.nodes.endpoints import Endpoints
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import survives
 from lens_ros.nodes.simulated_time import SimulatedTime
 from lens_ros.nodes.texts import SENTENCE, shortened

@@ -23,7 +23,7 @@ from lens_ros.nodes.answers import ReasoningStream
 from lens_ros.nodes.endpoints import goal_requests
 from lens_ros.nodes.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import described, request_log
 from lens_ros.nodes.services import RESPONSE_GRACE_S, request_objection
 from lens_ros.nodes.texts import shortened

@@ -20,7 +20,7 @@ from lens_ros.nodes.losses import Losses
 from lens_ros.nodes.matching import node_of, type_name
 from lens_ros.nodes.measurements import Measurements
 from lens_ros.nodes.middleware import PROFILE_VARIABLE
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import ThrottledLog, survives
 from lens_ros.nodes.stamps import is_valid, nanoseconds
 

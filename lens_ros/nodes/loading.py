@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lens_ros.inputs import PathError, writable_folder
 from lens_ros.memory import OutOfMemory, collect_garbage, enough_memory, importing
 from lens_ros.nodes.following import TargetFollower
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import described
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
-"""Every parameter of the nodes, once: name, type, default, range, meaning.
+"""Declare, check and read the parameters of a node from a table.
 
-A table declares itself on a node and reads itself back into a frozen dataclass, so that no other module knows
-parameter names as strings. `config/*.yaml` documents the same tables for people; a test holds the two
-together.
+A table is a frozen dataclass whose fields are made by `parameter`: name, type, default, range, meaning. It is
+declared on a node and read back from it, so that no other module knows parameter names as strings.
+`config/*.yaml` documents the same tables for people; a test compares the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lens_ros.choices import BACKEND_CHOICES, DECODINGS, PRECISIONS, QUANTIZATIONS
 from lens_ros.nodes import overrides
 from lens_ros.nodes.reporting import described
 from lens_ros.nodes.texts import shortened
@@ -79,7 +78,7 @@ class Specification:
         return ""
 
 
-def _parameter(
+def parameter(
     default: bool | int | float | str,
     description: str,
     *,
@@ -87,200 +86,17 @@ def _parameter(
     choices: tuple[str, ...] = (),
     when: str = "now",
 ) -> Any:
+    """Return the dataclass field of one parameter; see `Specification`."""
     specification = Specification(default, description, bounds, choices, when)
     return field(default=default, metadata={"specification": specification})
 
 
-@dataclass(frozen=True)
-class PerceptionParameters:
-    """What the node `perception` can be told."""
-
-    autostart: bool = _parameter(
-        False,
-        "Configure and activate at once; otherwise a lifecycle manager does. The launch files do it at once "
-        "unless a parameters file says otherwise: take this line out of your copy, or set it to true.",
-        when="start",
-    )
-    model: str = _parameter(
-        "lens-nano",
-        "Name of a model that ships with lens_ros, or path of a checkpoint folder.",
-        when="configure",
-    )
-    device: str = _parameter(
-        "cpu", "Where the model runs, as torch names it: cpu, cuda, cuda:1.", when="configure"
-    )
-    backend: str = _parameter(
-        "auto",
-        "What runs the segmenter; auto takes the fastest whose engines are ready, else torch.",
-        choices=BACKEND_CHOICES,
-        when="configure",
-    )
-    precision: str = _parameter(
-        "auto",
-        "Precision of the engines; auto takes what passed the self-check.",
-        choices=("auto", *PRECISIONS),
-        when="configure",
-    )
-    quantization: str = _parameter(
-        "none",
-        "Quantization of the language model, from a file that `lens quantize` put beside the weights.",
-        choices=QUANTIZATIONS,
-        when="configure",
-    )
-    engine_cache_dir: str = _parameter(
-        "", "Folder of the engines; empty takes the user's cache.", when="configure"
-    )
-    build_engines: bool = _parameter(
-        True,
-        "Make engines that are missing or stale, in a process of its own, while the next backend serves.",
-        when="configure",
-    )
-    decoding: str = _parameter(
-        "dynamic",
-        "How answers are written; only the speed differs: dynamic (a cache that grows), static (of fixed "
-        "size; on a GPU a CUDA graph), compiled (static, by torch.compile: first answers wait for the "
-        "compiler), lookup (several tokens at a time where the answer repeats the instruction).",
-        choices=DECODINGS,
-        when="configure",
-    )
-    threads: int = _parameter(
-        0, "CPU threads of the model; 0 takes all cores but one.", bounds=(0, 256), when="configure"
-    )
-    image_transport: str = _parameter(
-        "raw",
-        "raw subscribes to the topic image (sensor_msgs/Image), compressed to image/compressed (JPEG or "
-        "PNG).",
-        choices=("raw", "compressed"),
-        when="configure",
-    )
-    instruction: str = _parameter(
-        "",
-        "Instruction to follow from activation on; empty waits for the topic or the service.",
-        when="configure",
-    )
-    tracking: bool = _parameter(
-        True,
-        "Carry what was found from image to image between two acts of reasoning, each with a segmentation of "
-        "its own, and reason anew about what is lost. Otherwise only images reasoned about get one.",
-        when="configure",
-    )
-    reasoner_interval_s: float = _parameter(
-        0.0,
-        "Seconds between the starts of two answers to one instruction; 0 answers every instruction once.",
-        bounds=(0.0, 3600.0),
-    )
-    max_targets: int = _parameter(
-        8, "Most instructions that may be active at once (~/set_instruction, ADD).", bounds=(1, 64)
-    )
-    max_rate_hz: float = _parameter(
-        0.0,
-        "Most camera images per second that are answered about; 0 sets no limit.",
-        bounds=(0.0, 1000.0),
-    )
-    max_image_age_ms: int = _parameter(
-        0,
-        "Camera images that are older by their stamp are not used; 0 sets no limit. Needs clocks that agree.",
-        bounds=(0, 3600000),
-    )
-    score_threshold: float = _parameter(
-        -1.0,
-        "Objects that score below this are rejected, from the next answer on. 0 rejects none for its score; "
-        "any negative number takes the model's own threshold.",
-        bounds=(-1.0, 1.0),
-    )
-    max_instances: int = _parameter(
-        0, "Most objects that are accepted per answer, the best ones; 0 sets no limit.", bounds=(0, 1000)
-    )
-    think: str = _parameter(
-        "auto",
-        "Whether to reason in words before answering: always, never (faster), or auto, the model's own way.",
-        choices=("auto", "always", "never"),
-    )
-    max_new_tokens: int = _parameter(128, "Most tokens that one answer may have.", bounds=(16, 4096))
-    reasoning_rate_hz: float = _parameter(
-        30.0,
-        "Most messages per second on the topic reasoning; the first and the last of an answer always go out. "
-        "0 publishes every token.",
-        bounds=(0.0, 1000.0),
-    )
-    image_timeout_s: float = _parameter(
-        5.0,
-        "Seconds without an image after which the log says why that may be; 0 never.",
-        bounds=(0.0, 3600.0),
-    )
-    hang_timeout_s: float = _parameter(
-        120.0,
-        "Seconds without a turn of the node's executor after which its process prints where each thread is "
-        "and ends with status 1, so that launch starts it anew; 0 never, otherwise at least 3. Time in a "
-        "debugger counts. Without effect on Humble, whose Python's watchdog goes by the system's clock.",
-        bounds=(0.0, 3600.0),
-    )
-    log_interval_s: float = _parameter(
-        5.0,
-        "Seconds in which lines of the log of the same kind, about images, instructions, goals and requests, "
-        "are counted and not logged after the first ones.",
-        bounds=(0.0, 3600.0),
-        when="configure",
-    )
-
-
-@dataclass(frozen=True)
-class CameraParameters:
-    """What the node `camera` can be told."""
-
-    source: str = _parameter(
-        "",
-        "A recording (rosbag2 folder, .mcap, .db3, or .bag of ROS 1), or a folder of pictures.",
-        when="start",
-    )
-    loop: bool = _parameter(True, "Begin again at the end; otherwise the node ends there.", when="start")
-    rate: float = _parameter(
-        1.0,
-        "Playing speed of a recording: 2 is twice as fast as it was recorded.",
-        bounds=(0.01, 100.0),
-        when="start",
-    )
-    paused: bool = _parameter(False, "Stay where it is, and publish nothing meanwhile.")
-    frame_rate_hz: float = _parameter(
-        10.0, "Pictures per second from a folder of pictures.", bounds=(0.01, 1000.0), when="start"
-    )
-    stamp: str = _parameter(
-        "now",
-        "now stamps every message when it is published (messages of one recorded instant share a stamp), "
-        "recorded keeps the recording's stamps.",
-        choices=("now", "recorded"),
-        when="start",
-    )
-    frame_id: str = _parameter(
-        "",
-        "frame_id of every message; empty keeps the recording's, or camera_color_optical_frame.",
-        when="start",
-    )
-    color_topic: str = _parameter(
-        "",
-        "Color topic in the recording; empty chooses by type, encoding and name, and the log says which.",
-        when="start",
-    )
-    depth_topic: str = _parameter(
-        "", "Depth topic in the recording; empty takes one registered to color, if any.", when="start"
-    )
-    camera_info_topic: str = _parameter(
-        "", "CameraInfo topic in the recording; empty takes the one nearest to the color topic.", when="start"
-    )
-    jpeg_quality: int = _parameter(
-        90,
-        "Quality of image/compressed where the source is not compressed already.",
-        bounds=(1, 100),
-        when="start",
-    )
-
-
-Values = TypeVar("Values", PerceptionParameters, CameraParameters)
+Values = TypeVar("Values")
 
 
 def specifications(table: type[Values]) -> dict[str, Specification]:
     """The rows of a table by parameter name, in order."""
-    return {row.name: row.metadata["specification"] for row in fields(table)}
+    return {row.name: row.metadata["specification"] for row in fields(table)}  # type: ignore[arg-type]
 
 
 def declare(node: Node, table: type[Values]) -> Values:

@@ -52,7 +52,7 @@ from lens_ros.nodes.image_input import ImageInput, ImageMessage, decode
 from lens_ros.nodes.instructions import Instructions
 from lens_ros.nodes.lifecycle import PromptLifecycleNode, TransitionRefused
 from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import PythonWarnings, ThrottledLog, described, traced
 from lens_ros.nodes.services import WAITING_SEGMENT_CALLS, Services
 from lens_ros.nodes.texts import SENTENCE, shortened

@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 from lens_ros.memory import give_back
 from lens_ros.nodes import loading
 from lens_ros.nodes.diagnostics import Situation
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import described
 from lens_ros.nodes.worker import InferenceWorker
 

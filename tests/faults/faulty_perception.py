@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_ros.nodes import diagnostics, loading, perception
-from lens_ros.nodes.parameters import PerceptionParameters
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 
 FAILING_PASS = 40  # of a module, counted from the beginning of the question: the image is encoded by then
 SECONDS_A_TOKEN = 0.1  # of what is "slow"

@@ -12,7 +12,9 @@ import yaml
 from rclpy.parameter import Parameter
 
 from lens_ros.nodes import overrides, parameters
-from lens_ros.nodes.parameters import CameraParameters, ParameterError, PerceptionParameters
+from lens_ros.nodes.camera_parameters import CameraParameters
+from lens_ros.nodes.parameters import ParameterError
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 TABLES = {"perception": PerceptionParameters, "camera": CameraParameters}

@@ -24,8 +24,8 @@ from lens_ros.engine.cache import default_root
 from lens_ros.inputs import PathError
 from lens_ros.msg import Segmentation
 from lens_ros.nodes import conversions, loading
-from lens_ros.nodes.parameters import PerceptionParameters
 from lens_ros.nodes.perception import PerceptionNode
+from lens_ros.nodes.perception_parameters import PerceptionParameters
 from lens_ros.nodes.reporting import PythonWarnings
 from lens_ros.nodes.services import request_objection
 from lens_ros.nodes.sources import SourceError, open_source

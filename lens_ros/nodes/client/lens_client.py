@@ -18,7 +18,8 @@ from lens_ros.nodes.client.decoded import Answer
 from lens_ros.nodes.client.errors import LensCancelledError, LensError, LensRefusedError
 from lens_ros.nodes.client.given import Picture, checked_instruction, image_message
 from lens_ros.nodes.client.operation import Operation
-from lens_ros.nodes.endpoints import GoalClient, reliable, requests
+from lens_ros.nodes.endpoints import reliable, requests
+from lens_ros.nodes.goal_client import GoalClient
 from lens_ros.nodes.handshake import Handshake
 from lens_ros.nodes.reporting import ThrottledLog
 from lens_ros.srv import Segment, SetInstruction
