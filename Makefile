@@ -40,7 +40,7 @@ setup:
 	@$(PYTHON) tools/make_environment.py
 
 run: setup
-	@$(in_environment) python -m lens_ros.nodes.demo --out out $(if $(ASK),--ask "$$ASK")
+	@$(in_environment) python -m lens_ros.commands.demo --out out $(if $(ASK),--ask "$$ASK")
 
 lint: setup
 	@echo '== ruff' && $(in_environment) ruff check .
@@ -59,7 +59,7 @@ faults: setup
 	&& PYTHONPATH="tests:$$PYTHONPATH" python -m faults.report out/faults.json docs/reliability.md
 
 train-smoke: setup
-	@$(in_environment) rm -rf out/train-smoke && python -m training.smoke out/train-smoke
+	@$(in_environment) rm -rf out/train-smoke && python -m training.tools.smoke out/train-smoke
 
 # Needs a machine that does little else, or its latencies are the others'. Results in out/soak.
 soak: setup
@@ -73,9 +73,9 @@ train-nano: setup
 	python -m training.supervise training/configs/nano_continue.yaml start_from=runs/nano/model; \
 	python -m training.data.tabletop --seed 3 --scenes 24576 --workers 2 --out runs/tabletop3; \
 	python -m training.supervise training/configs/nano_continue2.yaml start_from=runs/nano_continue/model; \
-	python -m training.compare --start runs/nano_continue2/model --data runs/tabletop3 --out runs/compare; \
-	python -m training.average runs/nano_average runs/nano_continue2/model runs/compare/*-?/model; \
-	python -m training.calibrate --model runs/nano_average --fit-seed 9650 --threshold-seed 9661 --seed 9671 --write
+	python -m training.tools.compare --start runs/nano_continue2/model --data runs/tabletop3 --out runs/compare; \
+	python -m training.tools.average runs/nano_average runs/nano_continue2/model runs/compare/*-?/model; \
+	python -m training.tools.calibrate --model runs/nano_average --fit-seed 9650 --threshold-seed 9661 --seed 9671 --write
 
 clean:
 	rm -rf .venv build install log out .mypy_cache .pytest_cache .ruff_cache .hypothesis lens_ros.egg-info

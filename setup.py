@@ -1,4 +1,5 @@
-"""lens_ros without ROS: `pip install .` gives the modules lens_ros and training, the weights and `lens`.
+"""lens_ros without ROS: `pip install .` gives the module lens_ros, the weights and `lens`. Training runs from
+a checkout.
 
 With ROS, colcon reads package.xml and CMakeLists.txt instead and ignores this file.
 """
@@ -26,12 +27,11 @@ setup(
     author="lens_ros developers",
     author_email="lens-ros@example.org",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["lens_ros*", "training*"]), *MODELS],
+    packages=[*find_packages(include=["lens_ros*"]), *MODELS],
     package_dir=MODELS,
     package_data={
         "lens_ros": ["engine/pictures/*"],
         "lens_ros.models": ["*/*"],
-        "training": ["configs/*.yaml"],
     },
     install_requires=[*requirements("base"), *requirements("robot")],
     extras_require={

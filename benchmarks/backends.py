@@ -31,16 +31,16 @@ from tqdm import tqdm
 
 from benchmarks.first_mask import scaled
 from lens_ros.choices import BackendChoice
+from lens_ros.engine.backends import compiled, open_engines
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.runtime import compiled, open_engines
 from lens_ros.engine.selfcheck import PICTURES
 from lens_ros.model.checkpoint import SEGMENTER, WEIGHTS, find_model, load_segmenter
 from lens_ros.model.config import ImageConfig, LensConfig
 from lens_ros.model.images import segmenter_boxes, segmenter_inputs, segmenter_picture, upsample
 from lens_ros.model.network import build_segmenter
-from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
+from lens_ros.model.sam2 import ImageFeatures, Sam2Segmenter
 
 BACKENDS: tuple[BackendChoice, ...] = ("torch", "onnxruntime", "tensorrt_rtx", "tensorrt")
 

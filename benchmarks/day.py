@@ -24,12 +24,12 @@ from std_srvs.srv import SetBool, Trigger
 
 from benchmarks.steadiness import NATIVE, OBJECTS, REFERENCE, SUBSCRIBERS
 from lens_ros.action import SegmentInstruction
+from lens_ros.client import BlockingLensClient, LensError
 from lens_ros.msg import Reasoning, Segmentation
-from lens_ros.nodes.client import BlockingLensClient, LensError
-from lens_ros.nodes.endpoints import requests
-from lens_ros.nodes.executor import spin
-from lens_ros.nodes.goal_client import GoalClient
-from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE, Driver
+from lens_ros.ros.driver import ACTIVATE, DEACTIVATE, Driver
+from lens_ros.ros.endpoints import requests
+from lens_ros.ros.workarounds.executor import spin
+from lens_ros.ros.workarounds.goal_client import GoalClient
 from lens_ros.srv import Segment, SetInstruction
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,8 +28,8 @@ from transformers.initialization import no_init_weights
 
 from benchmarks.first_mask import Scene, random_model, scaled
 from lens_ros.choices import SCHEMES, Decoding
-from lens_ros.engine.calibration import demo_questions
-from lens_ros.engine.quantize import quantized_weight
+from lens_ros.deployment.comparison_set import demo_questions
+from lens_ros.deployment.quantize import quantized_weight
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import (
     find_model,
@@ -41,12 +41,12 @@ from lens_ros.model.checkpoint import (
     without_tied_head,
 )
 from lens_ros.model.config import LensConfig
-from lens_ros.model.decoding import StaticDecoders
 from lens_ros.model.generation import Continuation, generate
-from lens_ros.model.lookup import LookupDecoder
 from lens_ros.model.network import LensModel
+from lens_ros.model.prompt_lookup import LookupDecoder
 from lens_ros.model.prompts import question
 from lens_ros.model.quantized import import_torchao, linear_weights, place
+from lens_ros.model.static_decoding import StaticDecoders
 
 DECODINGS: tuple[Decoding, ...] = ("dynamic", "static", "compiled", "lookup")
 NUMBERS = ("fp32", "bf16", *SCHEMES)

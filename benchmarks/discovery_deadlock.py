@@ -26,9 +26,9 @@ from lifecycle_msgs.srv import GetState
 from rclpy.executors import SingleThreadedExecutor
 from tqdm import tqdm
 
-from lens_ros.nodes import lifetime
-from lens_ros.nodes.middleware import PROFILE_VARIABLE
-from lens_ros.nodes.processes import Driver, NodeProcess, ProcessError, isolate, own_domain
+from lens_ros.ros import process
+from lens_ros.ros.driver import Driver, NodeProcess, ProcessError, isolate, own_domain
+from lens_ros.ros.middleware import PROFILE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG_TIMEOUT_S = 5.0
@@ -95,7 +95,7 @@ def main() -> int:
     (folder / "short_lease.xml").write_text(PROFILE)
     environment = {**os.environ, PROFILE_VARIABLE: str(folder / "short_lease.xml")}
     perception = NodeProcess(
-        "lens_ros.nodes.perception", folder / "log", parameters={"hang_timeout_s": HANG_TIMEOUT_S}
+        "lens_ros.nodes.perception.node", folder / "log", parameters={"hang_timeout_s": HANG_TIMEOUT_S}
     )
     command = [sys.executable, "-m", "benchmarks.processes.neighbours", str(NEIGHBOURS)]
     with subprocess.Popen(command, cwd=ROOT, env=environment) as neighbours, perception:
@@ -104,7 +104,7 @@ def main() -> int:
                 print(f"not deaf within {options.seconds:.0f} s")
                 return 2
             try:
-                status = perception.wait(lifetime.TOUCH_PERIOD_S + 2 * HANG_TIMEOUT_S)
+                status = perception.wait(process.TOUCH_PERIOD_S + 2 * HANG_TIMEOUT_S)
             except ProcessError as error:
                 print(f"deaf, and it has not ended: {error}")
                 return 1

@@ -41,7 +41,7 @@ from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import padded_mrope_positions
-from lens_ros.model.segmenters import ImageFeatures
+from lens_ros.model.sam2 import ImageFeatures
 from training.policy import Completions, Policy
 
 CAMERA = (476, 644)  # height, width of the reasoner's picture of a 640x480 camera: 391 visual tokens

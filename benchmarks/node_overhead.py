@@ -43,11 +43,11 @@ from tqdm import tqdm
 from benchmarks.processes.instant import HEIGHT, WIDTH
 from benchmarks.processes.instant_model import answer
 from lens_ros.msg import Reasoning, Segmentation
-from lens_ros.nodes import conversions
-from lens_ros.nodes.endpoints import reliable
-from lens_ros.nodes.image_input import decode
-from lens_ros.nodes.pictures import Identified, label_image
-from lens_ros.nodes.processes import (
+from lens_ros.nodes.camera.sources import open_source
+from lens_ros.nodes.perception.camera_images import decode
+from lens_ros.nodes.perception.picture_publisher import Identified, label_image
+from lens_ros.ros import conversions
+from lens_ros.ros.driver import (
     ACTIVATE,
     CONFIGURE,
     Driver,
@@ -55,7 +55,7 @@ from lens_ros.nodes.processes import (
     isolate,
     own_domain,
 )
-from lens_ros.nodes.sources import open_source
+from lens_ros.ros.endpoints import reliable
 from lens_ros.visualization import overlay
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +134,7 @@ def measure(images: int) -> dict[str, list[RoundTrip]]:
     modules = {
         "echo": "benchmarks.processes.echo",
         "instant": "benchmarks.processes.instant",
-        "nano": "lens_ros.nodes.perception",
+        "nano": "lens_ros.nodes.perception.node",
     }
     image = picture()
     try:

@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from lens_ros.action import SegmentInstruction
 from lens_ros.msg import Segmentation
-from lens_ros.nodes.goal_client import GoalClient
-from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
+from lens_ros.ros.driver import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
+from lens_ros.ros.workarounds.goal_client import GoalClient
 from lens_ros.srv import SetInstruction
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,10 +159,12 @@ def main() -> int:
     driver = Driver(node, executor)
     logs = Path(tempfile.mkdtemp(prefix="service_latency_"))
     camera = NodeProcess(
-        "lens_ros.nodes.camera", logs / "camera.log", parameters={"source": str(ROOT / "demo" / "tabletop")}
+        "lens_ros.nodes.camera.node",
+        logs / "camera.log",
+        parameters={"source": str(ROOT / "demo" / "tabletop")},
     )
     perception = NodeProcess(
-        "lens_ros.nodes.perception",
+        "lens_ros.nodes.perception.node",
         logs / "perception.log",
         parameters={"threads": options.threads, "build_engines": False},
     )

@@ -48,7 +48,7 @@ from tqdm import tqdm
 
 from benchmarks.day import Day, Observer
 from benchmarks.steadiness import Sample, judged, plot, processor_seconds, sample, surroundings
-from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
+from lens_ros.ros.driver import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = {
@@ -79,8 +79,8 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
     driver = Driver(node, executor)
     out.mkdir(parents=True, exist_ok=True)
     logs = Path(tempfile.mkdtemp(prefix="soak_"))
-    camera = NodeProcess("lens_ros.nodes.camera", logs / "camera.log", parameters=CAMERA)
-    perception = NodeProcess("lens_ros.nodes.perception", logs / "perception.log", parameters=PARAMETERS)
+    camera = NodeProcess("lens_ros.nodes.camera.node", logs / "camera.log", parameters=CAMERA)
+    perception = NodeProcess("lens_ros.nodes.perception.node", logs / "perception.log", parameters=PARAMETERS)
     samples: list[Sample] = []
     failure = ""
     with camera, perception:

@@ -38,7 +38,7 @@ from benchmarks.steadiness import processor_seconds
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "lens_ros" / "engine" / "pictures" / "tabletop0.jpg"
 QUESTION = "the leftmost mug"
-NODE_MODULE = "lens_ros.nodes.perception"
+NODE_MODULE = "lens_ros.nodes.perception.node"
 NODE = {"model": "lens-nano", "backend": "torch", "build_engines": False, "autostart": True}
 ACTIVE = "active: images from"  # logged by the node when it has been activated
 START_S = 120.0  # longest wait for it
@@ -105,7 +105,7 @@ def run_node(log: Path, *, profile_imports: bool = False) -> Start:
     Raises:
         ProcessError: the node ended, or was not active in time.
     """
-    from lens_ros.nodes.processes import NodeProcess, ProcessError, isolate, own_domain
+    from lens_ros.ros.driver import NodeProcess, ProcessError, isolate, own_domain
 
     isolate(own_domain())
     variables = {**environment(), "PYTHONPROFILEIMPORTTIME": "1" if profile_imports else ""}

@@ -25,10 +25,11 @@ LATENCIES = ("followed", "reasoned", "service", "goal", "cancel", REFERENCE)
 class Sample:
     """The node's process after a round, and milliseconds that things took in the round.
 
-    `native_mb` and `objects` are what it has allocated and not freed (`lens_ros.heaps.native_bytes`),
-    `subscribers` those of each of its topics, the rest is what the system sees of it. `processor_s` are the
-    processor's seconds that each of the soak's processes took in the round, `yardstick_ms` what the same work
-    takes at rest: together they tell a slower machine from a process that does more.
+    `native_mb` and `objects` are what it has allocated and not freed
+    (`lens_ros.system.allocator.native_bytes`), `subscribers` those of each of its topics, the rest is what
+    the system sees of it. `processor_s` are the processor's seconds that each of the soak's processes took in
+    the round, `yardstick_ms` what the same work takes at rest: together they tell a slower machine from a
+    process that does more.
     """
 
     minutes: float

@@ -18,7 +18,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from lens_ros.nodes.launching import LEVELS, logger, number
+from lens_ros.ros.launching import LEVELS, logger, number
 
 SHARE = Path(get_package_share_directory("lens_ros"))
 BAG = str(SHARE / "demo" / "tabletop")

@@ -27,7 +27,7 @@ from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from lens_ros.nodes.launching import LEVELS, Restarts, beside, logger, parameter_file, truth
+from lens_ros.ros.launching import LEVELS, Restarts, beside, logger, parameter_file, truth
 
 SHARE = Path(get_package_share_directory("lens_ros"))
 PROFILE = str(SHARE / "config" / "fastdds.xml")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lens_ros.model.answers import Answer, Box
-from lens_ros.model.calibration import Calibration, Certainty
+from lens_ros.model.answer_parsing import Answer, Box
+from lens_ros.model.score_calibration import Calibration, Certainty
 
 MIN_CONSISTENCY = 0.3  # IoU of the answer's box and the mask's box below which an instance is rejected
 
@@ -25,7 +25,7 @@ class Instance:
         box: ``x1, y1, x2, y2`` of the mask in pixels, ``x2``/``y2`` exclusive; the answer's box where the
             mask is empty.
         score: how probable it is that this is an object that was asked for, with a mask IoU of at least 0.5,
-            where the model is calibrated (:mod:`lens_ros.model.calibration`); else ``expected_iou``.
+            where the model is calibrated (:mod:`lens_ros.model.score_calibration`); else ``expected_iou``.
         expected_iou: the segmenter's own estimate of the mask's IoU, 0..1.
         label: what the reasoner calls it, such as ``"gray cup"``.
         consistency: IoU of the answer's box and the mask's box, 0..1.

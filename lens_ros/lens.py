@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from lens_ros.choices import BackendChoice, Decoding, Precision, Quantization
+from lens_ros.engine.backends import Engines, compiled, exchanged, open_engines
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.runtime import Engines, compiled, exchanged, open_engines
 from lens_ros.inputs import ImageError, as_rgb, check_device, check_instruction
 from lens_ros.instances import (
     Instance,
@@ -28,8 +28,7 @@ from lens_ros.instances import (
     without_specks,
 )
 from lens_ros.model import prompts
-from lens_ros.model.answers import Answer, extent, parse_answer, tidy
-from lens_ros.model.calibration import Certainty, certainty_of
+from lens_ros.model.answer_parsing import Answer, extent, parse_answer, tidy
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.config import Protocol
 from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling
@@ -44,6 +43,7 @@ from lens_ros.model.images import (
 from lens_ros.model.network import LensModel, Thought, View
 from lens_ros.model.plain import plain_words
 from lens_ros.model.quantized import place
+from lens_ros.model.score_calibration import Certainty, certainty_of
 
 
 class Cancelled(Exception):
@@ -66,7 +66,7 @@ class Segmentation:
         unchecked_mask: ``(H, W)`` bool, what the segmenter made of the context prompt, boxes or no boxes:
             what the paper's tables count, not for acting upon. None where boxes are the prompt.
         reasoned: the masks are from reasoning about this very image; false where they were carried to it
-            from an earlier one (:mod:`lens_ros.tracking`).
+            from an earlier one (:mod:`lens_ros.tracking.tracker`).
         score_threshold: least score of an accepted instance, as it was applied.
     """
 
@@ -151,7 +151,7 @@ class Lens:
             protocol: how images are resized, if not as the model's configuration says
                 (:class:`~lens_ros.model.config.ImageConfig`).
             backend: what runs the segmenter: ``"auto"`` takes the fastest whose engines are ready
-                (:func:`~lens_ros.engine.runtime.open_engines`; ``lens build-engine`` makes them) and torch
+                (:func:`~lens_ros.engine.backends.open_engines`; ``lens build-engine`` makes them) and torch
                 where none are; a named one that cannot serve is replaced by torch, with a warning.
             precision: of the engines; None takes what passed the self-check.
             engine_cache: folder of the engines; None for the user's.
@@ -233,8 +233,8 @@ class Lens:
             on_text: called after each token with the reasoning so far, on the calling thread.
             cancelled: asked before each token; true stops within one token.
             score_threshold: 0..1, least score of an instance that may be acted upon; None for the model's own
-                (:class:`~lens_ros.model.calibration.Calibration`; 0 where it has none). 0 accepts whatever
-                its score.
+                (:class:`~lens_ros.model.score_calibration.Calibration`; 0 where it has none). 0 accepts
+                whatever its score.
 
         Raises:
             ImageError, InstructionError: unusable input.

@@ -29,8 +29,8 @@ from pathlib import Path
 PRELOADED = (
     "forked",
     "lens_ros.lens",
-    "lens_ros.nodes.camera",
-    "lens_ros.nodes.perception",
+    "lens_ros.nodes.camera.node",
+    "lens_ros.nodes.perception.node",
     "training.reinforce",
     "training.supervise",
 )

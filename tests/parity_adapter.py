@@ -12,11 +12,11 @@ import torch
 
 from lens_ros.model.generation import generate
 from lens_ros.model.images import MERGE, upsample
+from lens_ros.model.kv_cache import Reading
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import padded_mrope_positions
-from lens_ros.model.reading import Reading
 from lens_ros.model.released import load_released
-from lens_ros.model.segmenters import ImageFeatures
+from lens_ros.model.sam2 import ImageFeatures
 from tests.full_pass import full_pass
 
 

@@ -20,7 +20,7 @@ PAGES = (
     "README.md", "docs/client.md", "docs/engines.md", "docs/training.md", "docs/ros_distributions.md",
     "demo/README.md", "config/perception.yaml", "config/camera.yaml", "foxglove/lens.json", "Makefile",
     "launch/demo.launch.py", "launch/perception.launch.py", "lens_ros/commands/segment.py",
-    "lens_ros/commands/quantize.py", "lens_ros/nodes/client/given.py", "lens_ros/nodes/demo.py",
+    "lens_ros/commands/quantize.py", "lens_ros/client/given.py", "lens_ros/commands/demo.py",
 )  # fmt: skip
 # What is right, by demo/scene.json. A new example needs a line here.
 RIGHT = {

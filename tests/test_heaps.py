@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lens_ros.heaps import native_bytes
+from lens_ros.system.allocator import native_bytes
 
 # In a process of its own: the limits stay. Two threads have two heaps; when a thread has freed all of its
 # blocks, they are the end of its heap.
@@ -16,7 +16,7 @@ FREED = """
 import threading
 from pathlib import Path
 import numpy as np
-from lens_ros.heaps import limit_heaps, trim_heaps
+from lens_ros.system.allocator import limit_heaps, trim_heaps
 
 def own_mb():
     rollup = Path("/proc/self/smaps_rollup").read_text()
@@ -49,7 +49,7 @@ ended.set()
 WITHOUT_THREADS = """
 import resource, threading
 from pathlib import Path
-from lens_ros.heaps import limit_heaps, trim_heaps
+from lens_ros.system.allocator import limit_heaps, trim_heaps
 
 limit_heaps()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

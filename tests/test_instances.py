@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_ros.instances import box_iou, one_each, shared_out, why_nothing, without_specks
-from lens_ros.model.answers import Answer, Box
+from lens_ros.model.answer_parsing import Answer, Box
 
 number = st.floats(0, 100)
 boxes = st.tuples(number, number, number, number).map(

@@ -110,7 +110,7 @@ def test_words_that_it_has_never_read_do_not_derail_it(lens: Lens, demo_image: n
 
 def test_the_record_names_the_committed_configurations() -> None:
     record = json.loads((find_model("lens-nano") / "training.json").read_text())
-    assert record["program"] == "training.average"
+    assert record["program"] == "training.tools.average"
     ran = Counter(name for run in record["averaged"] for name in CONFIGS if is_run_of(run, name))
     assert ran == {"nano_continue2": 1, "compare_supervise": 3, "compare_reinforce": 3}
     assert record["rendered_seeds"] == [1, 2, 3]

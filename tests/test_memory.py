@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lens_ros.engine.errors import EngineError
-from lens_ros.memory import OutOfMemory, enough_memory, importing, is_out_of_memory
+from lens_ros.system.memory import OutOfMemory, enough_memory, importing, is_out_of_memory
 
 
 def wrapped() -> None:
@@ -82,7 +82,7 @@ LIMITED = """
 import resource
 import numpy as np
 from lens_ros.lens import Lens
-from lens_ros.memory import OutOfMemory, enough_memory
+from lens_ros.system.memory import OutOfMemory, enough_memory
 
 def limit(extra):
     pages = int(open("/proc/self/statm").read().split()[0])

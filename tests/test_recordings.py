@@ -89,7 +89,7 @@ def test_a_topic_is_what_its_type_encoding_and_name_say(name, kind, encoding, ex
 
 
 def test_the_encodings_are_those_that_the_nodes_convert():
-    conversions = pytest.importorskip("lens_ros.nodes.conversions")
+    conversions = pytest.importorskip("lens_ros.ros.conversions")
     assert COLOR_PIXELS | GRAY_PIXELS == set(conversions.COLOR_ENCODINGS)
     assert DEPTH_PIXELS | {"mono16"} == set(conversions.DEPTH_ENCODINGS)
 

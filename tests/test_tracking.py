@@ -15,7 +15,7 @@ from lens_ros.lens import Lens, Segmentation
 from lens_ros.simulation.motion import Motion, moments, moving_frames
 from lens_ros.simulation.renderer import TabletopSimulator
 from lens_ros.simulation.scene import Frame
-from lens_ros.tracking import Checks, Tracker
+from lens_ros.tracking.tracker import Checks, Tracker
 
 SEED = 9701
 UNCHECKED = Checks(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_ros.colors import color_histogram, color_peak
-from lens_ros.tracking_rules import FIRST_WAIT_S, LONGEST_WAIT_S, Checks, Observation, ReasonAgain, why_lost
+from lens_ros.tracking.colors import color_histogram, color_peak
+from lens_ros.tracking.rules import FIRST_WAIT_S, LONGEST_WAIT_S, Checks, Observation, ReasonAgain, why_lost
 
 shares = st.floats(0, 1)
 observations = st.builds(

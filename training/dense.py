@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.model.images import MERGE, PATCH, merge_order
 from lens_ros.model.network import LensModel
-from lens_ros.model.segmenters import ImageFeatures
+from lens_ros.model.sam2 import ImageFeatures
 from lens_ros.simulation.catalog import CATEGORIES, COLORS
 from lens_ros.simulation.scene import SceneObject
 from training.losses import soft_number_labels

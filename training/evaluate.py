@@ -6,8 +6,8 @@ python -m training.evaluate --model lens-nano --data tabletop --scenes 200 --see
 (all_of), or what is there and what is not, half and half (none); or one object where training never was:
 pairs of category and color (unseen_pairs), sentences of another form (unseen_phrasing), 10 to 13 objects
 (crowded), tables and walls of other patterns (unseen_textures). --fast: answers without thinking first.
-Every answer counts, whatever its score: the model's score threshold is off (training.calibrate measures it).
---dtype and --quantization: how the model is loaded (see lens_ros.lens.Lens.from_pretrained).
+Every answer counts, whatever its score: the model's score threshold is off (training.tools.calibrate measures
+it). --dtype and --quantization: how the model is loaded (see lens_ros.lens.Lens.from_pretrained).
 
 The JSON file holds the arguments, the numbers of lens_ros.evaluation.metrics.summarize over all questions
 and, under by_kind, per kind of expression; for --split none also, under nothing, those of summarize_nothing.
@@ -34,7 +34,7 @@ from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_
 from lens_ros.evaluation.report import Example, html_report, jpeg
 from lens_ros.instances import box_iou
 from lens_ros.lens import Lens, Segmentation
-from lens_ros.model.answers import parse_answer
+from lens_ros.model.answer_parsing import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
 from lens_ros.simulation.renderer import SimulatorUnavailable

@@ -10,9 +10,9 @@ above 0.5; other scenes are skipped): what is measured is how it is carried on. 
   ask_always    the reasoner answers on every frame (on the first sequence of each motion)
   box           the box of the last mask is the prompt, nothing is checked
   mask          the same with the last mask as a prompt beside the box
-  checked       lens_ros.tracking without asking again
-  default       lens_ros.tracking, and the reasoner is asked again when it says so; its answer comes two
-                frames later, about the frame of the question
+  checked       lens_ros.tracking.tracker without asking again
+  default       lens_ros.tracking.tracker, and the reasoner is asked again when it says so; its answer comes
+                two frames later, about the frame of the question
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lens_ros.model.errors import CheckpointError
 from lens_ros.simulation.motion import MOTIONS, RATE
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.simulation.scene import Frame
-from lens_ros.tracking import Checks, ReasonAgain, Tracker
+from lens_ros.tracking.tracker import Checks, ReasonAgain, Tracker
 from lens_ros.visualization import Tile, contact_sheet, overlay
 from training.data.moving import MovingScene, moving_scenes
 from training.evaluate import refuse_rendered_seeds

@@ -62,7 +62,7 @@ def export(
 
 def save_trained(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """The weights as they ship, float16, and without a calibration: what was fitted for the ones that they
-    began with says nothing about them (``training.calibrate --write`` fits anew)."""
+    began with says nothing about them (``training.tools.calibrate --write`` fits anew)."""
     model.config = dataclasses.replace(model.config, calibration=None)
     save_model(model, tokenizer, folder, dtype=torch.float16)
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from lens_ros.model.images import visual_grid
+from lens_ros.model.kv_cache import Reading
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import padded_mrope_positions
-from lens_ros.model.reading import Reading
 
 # Of the segmenter. The last three belong to masks that are computed, but dropped in training mode: their
 # gradients are zeros, with which weight decay would wear them down.

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lens_ros.model import prompts
-from lens_ros.model.answers import Answer, Box, extent, parse_answer
+from lens_ros.model.answer_parsing import Answer, Box, extent, parse_answer
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.generation import Sampling
 from training.config import ReinforceConfig

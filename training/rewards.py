@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from lens_ros.instances import box_iou
-from lens_ros.model.answers import Answer, Box
+from lens_ros.model.answer_parsing import Answer, Box
 from training.losses import upsampled
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.network import LensModel
-from lens_ros.model.segmenters import ImageFeatures
+from lens_ros.model.sam2 import ImageFeatures
 from training.config import SuperviseConfig
 from training.data.batches import IGNORED, Batch, BatchMaker, BatchPlan, PackedText
 from training.data.tabletop import TabletopShards

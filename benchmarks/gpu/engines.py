@@ -19,17 +19,17 @@ from benchmarks.gpu.forecast import Kind, best_of, count
 from benchmarks.gpu.runner import Report
 from benchmarks.gpu.sizes import model_config
 from lens_ros.choices import BACKENDS
+from lens_ros.engine.backends import compiled, open_engines
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import Backend, EngineCache
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.export import import_onnxruntime
-from lens_ros.engine.machine import find_gpu
-from lens_ros.engine.runtime import compiled, open_engines
 from lens_ros.engine.selfcheck import LEAST_IOU
 from lens_ros.engine.sessions import TensorRTSession
 from lens_ros.engine.tensorrt_api import import_tensorrt
 from lens_ros.model.checkpoint import find_model, load_segmenter
 from lens_ros.model.images import segmenter_inputs, segmenter_picture
+from lens_ros.system.machine import find_gpu
 
 # Kernels that an engine's host code launches, in operations of torch: C++ launches them several times faster
 # than Python does, and fusion leaves fewer of them.

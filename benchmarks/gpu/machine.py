@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.gpu.forecast import OPERATION, Work, best_of, copy_rate, product_rate
 from benchmarks.gpu.runner import Report
-from lens_ros.engine.machine import find_gpu
+from lens_ros.system.machine import find_gpu
 
 _PACKAGES = "torch transformers accelerate torchao onnx onnxruntime tensorrt tensorrt_rtx"
 

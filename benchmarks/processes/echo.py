@@ -16,11 +16,11 @@ from std_msgs.msg import Header
 
 from benchmarks.processes.instant import HEIGHT, WIDTH
 from benchmarks.processes.instant_model import answer
-from lens_ros.heaps import limit_heaps
 from lens_ros.msg import Segmentation
-from lens_ros.nodes.conversions import segmentation_to_message
-from lens_ros.nodes.endpoints import newest_only, reliable
-from lens_ros.nodes.executor import spin
+from lens_ros.ros.conversions import segmentation_to_message
+from lens_ros.ros.endpoints import newest_only, reliable
+from lens_ros.ros.workarounds.executor import spin
+from lens_ros.system.allocator import limit_heaps
 
 
 def main() -> int:

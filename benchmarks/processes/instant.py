@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.processes.instant_model import InstantModel
-from lens_ros.nodes import loading, perception
+from lens_ros.nodes.perception import model_loading, node
 
 HEIGHT, WIDTH = 1080, 1920
 
@@ -19,5 +19,5 @@ def load_instant_model(settings: object) -> Any:
 
 
 if __name__ == "__main__":
-    loading.load_lens = load_instant_model
-    raise SystemExit(perception.main())
+    model_loading.load_lens = load_instant_model
+    raise SystemExit(node.main())

@@ -22,8 +22,8 @@ def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 done, 2 not possible."""
     import torch
 
+    from lens_ros.model.box_prompted import combine
     from lens_ros.model.checkpoint import read_tokenizer
-    from lens_ros.model.decoupled import combine
     from lens_ros.model.sam import read_sam
 
     try:

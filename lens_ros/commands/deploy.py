@@ -9,7 +9,7 @@ from pathlib import Path
 from lens_ros.choices import PRECISIONS, SCHEMES
 from lens_ros.commands.build_engine import Terminal
 from lens_ros.commands.quantize import MIN_IOU, calibration_questions
-from lens_ros.engine.calibration import CalibrationError
+from lens_ros.deployment.comparison_set import CalibrationError
 from lens_ros.engine.errors import EngineError
 from lens_ros.model.errors import CheckpointError
 
@@ -31,8 +31,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 done, 1 refused or damaged, 2 not possible."""
-    from lens_ros.engine.deploy import deploy, verify
-    from lens_ros.engine.quantize import QuantizationRefused
+    from lens_ros.deployment.deploy import deploy, verify
+    from lens_ros.deployment.quantize import QuantizationRefused
     from lens_ros.model.checkpoint import find_model
 
     try:

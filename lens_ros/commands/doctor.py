@@ -10,8 +10,8 @@ from typing import Any
 
 from lens_ros.choices import BACKEND_CHOICES, QUANTIZATIONS
 from lens_ros.inputs import DeviceError
-from lens_ros.memory import importing
 from lens_ros.model.errors import CheckpointError
+from lens_ros.system.memory import importing
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     with importing():
         import torch
 
+        from lens_ros.deployment.doctor import examine
         from lens_ros.engine.cache import EngineCache
-        from lens_ros.engine.doctor import examine
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     cache = EngineCache(options.engines) if options.engines else EngineCache()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from lens_ros.choices import SCHEMES, Scheme
-from lens_ros.engine.calibration import (
+from lens_ros.deployment.comparison_set import (
     LIST,
     CalibrationError,
     CalibrationQuestion,
@@ -25,7 +25,7 @@ from lens_ros.inputs import DeviceError
 from lens_ros.model.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from lens_ros.engine.quantize import QuantizationReport
+    from lens_ros.deployment.quantize import QuantizationReport
 
 MIN_IOU = 0.95
 
@@ -52,7 +52,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0: written, 1: refused by the calibration set, 2: unusable input."""
-    from lens_ros.engine.quantize import QuantizationRefused, quantize_model
+    from lens_ros.deployment.quantize import QuantizationRefused, quantize_model
     from lens_ros.model.checkpoint import find_model
 
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lens_ros.choices import BACKEND_CHOICES, DECODINGS, QUANTIZATIONS
-from lens_ros.memory import importing
 from lens_ros.model.errors import CheckpointError
+from lens_ros.system.memory import importing
 
 if TYPE_CHECKING:
     from lens_ros.lens import Segmentation

@@ -29,7 +29,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 ended as asked, 2 no ROS or no such node."""
     try:
-        from lens_ros.nodes import watch
+        from lens_ros.commands import watch_view
     except ImportError as error:
         print(
             f"lens watch: needs ROS 2 and the built interfaces of lens_ros ({error}): source your "
@@ -37,4 +37,4 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    return watch.main(options)
+    return watch_view.main(options)

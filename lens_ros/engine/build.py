@@ -23,14 +23,14 @@ from lens_ros.engine.cache import GRAPH, PLAN, EngineCache, Entry, Key, Manifest
 from lens_ros.engine.compiler import Progress, need_memory, run_compiler
 from lens_ros.engine.errors import EngineError, EngineMissing
 from lens_ros.engine.export import FORMAT, GraphInfo, describe, export, read_info
-from lens_ros.engine.machine import Gpu, find_gpu
 from lens_ros.engine.selfcheck import LEAST_IOU, Check, check
 from lens_ros.engine.sessions import OnnxSession, Session, TensorRTSession
 from lens_ros.engine.tensorrt_api import Library, import_tensorrt
 from lens_ros.model.checkpoint import load_segmenter
 from lens_ros.model.config import LensConfig
 from lens_ros.model.sam import SamSegmenter
-from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.sam2 import Sam2Segmenter
+from lens_ros.system.machine import Gpu, find_gpu
 
 LADDER: dict[str, tuple[Precision, ...]] = {
     "tensorrt": ("fp16", "bf16", "fp32"),

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from lens_ros.engine import child
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.machine import available_memory
 from lens_ros.engine.tensorrt_api import Flavour
+from lens_ros.system.machine import available_memory
 
 # Host memory of the compiler, measured with TensorRT-RTX 1.7: 0.35 GB and 3.7 times the ONNX file.
 _BASE_MEMORY, _MEMORY_FACTOR = 350e6, 3.7
@@ -32,7 +32,7 @@ def run_compiler(
     capabilities: tuple[str, ...],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Runs :mod:`lens_ros.engine.compile` and reports its progress; returns the engine's tensors.
+    """Runs :mod:`lens_ros.engine.compiler_process` and reports its progress; returns the engine's tensors.
 
     Raises:
         EngineError: it failed, or was killed; then the message says how much memory it takes and what to do.
@@ -45,7 +45,7 @@ def run_compiler(
         if "phase" in message:
             progress.step(message["phase"], message["done"], message["of"])
 
-    outcome = child.follow(child.start("lens_ros.engine.compile", str(job)), received)
+    outcome = child.follow(child.start("lens_ros.engine.compiler_process", str(job)), received)
     job.unlink()
     if "tensors" in outcome.last and outcome.status == 0:
         return outcome.last["tensors"]

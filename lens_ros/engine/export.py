@@ -26,7 +26,7 @@ from lens_ros.engine.errors import EngineError
 from lens_ros.engine.graphs import MAX_INSTANCES, MAX_TOKENS
 from lens_ros.model.config import ImageConfig, LensConfig
 from lens_ros.model.sam import SamSegmenter
-from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.sam2 import Sam2Segmenter
 from lens_ros.whole import whole_file
 
 FORMAT = 1  # of the graphs' inputs, outputs and meaning; counts up when an older file no longer fits

@@ -12,7 +12,7 @@ from torch import nn
 
 from lens_ros.choices import Part, Precision
 from lens_ros.model.sam import SamSegmenter
-from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
+from lens_ros.model.sam2 import ImageFeatures, Sam2Segmenter
 
 MAX_INSTANCES = 16  # prompts that one call of a compiled decoder takes
 MAX_TOKENS = 4  # sparse tokens per prompt: the context prompt (1), a box (SAM: 2, SAM 2: 3), or both together
@@ -22,7 +22,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 class EncoderGraph(nn.Module):
     """``pixels`` ``(1, 3, S, S)`` float32, normalised, to ``embedding`` and SAM 2's ``high_res_0``,
-    ``high_res_1``, float32, as in :class:`~lens_ros.model.segmenters.ImageFeatures`."""
+    ``high_res_1``, float32, as in :class:`~lens_ros.model.sam2.ImageFeatures`."""
 
     def __init__(self, segmenter: Sam2Segmenter | SamSegmenter, precision: Precision) -> None:
         super().__init__()

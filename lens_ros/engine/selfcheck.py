@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lens_ros.engine.compiled import CompiledSegmenter
+from lens_ros.engine.compiled_segmenter import CompiledSegmenter
 from lens_ros.engine.sessions import Session
 from lens_ros.model.config import ImageConfig
 from lens_ros.model.images import segmenter_boxes, segmenter_inputs, segmenter_picture
 from lens_ros.model.sam import SamSegmenter
-from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.sam2 import Sam2Segmenter
 
 LEAST_IOU = 0.98  # of the masks, mean over a picture's objects, in the worst picture
 PICTURES = Path(__file__).parent / "pictures"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from lens_ros.engine.cache import Key
 from lens_ros.engine.errors import EngineError
 from lens_ros.engine.export import FORMAT
-from lens_ros.engine.machine import find_gpu
 from lens_ros.engine.tensorrt_api import import_tensorrt
+from lens_ros.system.machine import find_gpu
 
 
 def staleness(key: Key, digests: Mapping[str, str]) -> str:

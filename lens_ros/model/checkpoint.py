@@ -24,7 +24,7 @@ from lens_ros.model.errors import CheckpointError, first_few
 from lens_ros.model.network import LensModel, build_segmenter
 from lens_ros.model.quantized import put_linears, quantized_file, read_quantized, take_linears
 from lens_ros.model.sam import SamSegmenter
-from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.sam2 import Sam2Segmenter
 from lens_ros.model.tensor_check import check_tensors, equal_tensors
 from lens_ros.model.tokenizer import load_tokenizer
 from lens_ros.resources import resource_roots

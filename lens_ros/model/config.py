@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lens_ros.model.calibration import Calibration
+from lens_ros.model.score_calibration import Calibration
 from lens_ros.model.subjects import Subjects
 
 # How an image becomes the reasoner's picture and the segmenter's; see lens_ros.model.images.

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from lens_ros.model.decoding import StaticDecoder, growing
-from lens_ros.model.lookup import LookupDecoder
-from lens_ros.model.reading import Reading, log_probability
+from lens_ros.model.kv_cache import Reading, log_probability
+from lens_ros.model.prompt_lookup import LookupDecoder
+from lens_ros.model.static_decoding import StaticDecoder, growing
 
 
 class GenerationCancelled(Exception):
@@ -127,7 +127,7 @@ def generate_by_lookup(
     on_token: Callable[[int, list[int]], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Continuation:
-    """Greedy :func:`generate` of one row by prompt lookup (:mod:`lens_ros.model.lookup`).
+    """Greedy :func:`generate` of one row by prompt lookup (:mod:`lens_ros.model.prompt_lookup`).
 
     Args:
         said: ids of the question, to propose from. Other arguments and errors: see :func:`generate`.

@@ -13,13 +13,13 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, S
 from lens_ros.choices import Decoding
 from lens_ros.model.config import LensConfig
 from lens_ros.model.context import ContextModule
-from lens_ros.model.decoding import StaticDecoders
 from lens_ros.model.generation import GREEDY, Continuation, Sampling, generate, generate_by_lookup
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
+from lens_ros.model.kv_cache import Reading
 from lens_ros.model.positions import padded_mrope_positions
-from lens_ros.model.reading import Reading
 from lens_ros.model.sam import SamSegmenter, SamSizes
-from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
+from lens_ros.model.sam2 import ImageFeatures, Sam2Segmenter
+from lens_ros.model.static_decoding import StaticDecoders
 
 
 @dataclass(frozen=True)

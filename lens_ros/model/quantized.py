@@ -1,8 +1,8 @@
 """Quantised weights of the language model: their file, and torchao's tensors made of it.
 
 Beside ``model.safetensors`` may lie ``model.int8.safetensors`` or ``model.int4.safetensors``, written by
-``lens quantize`` (:mod:`lens_ros.engine.quantize`). Such a file is complete: where a quantised Linear of the
-language model has its ``NAME.weight``, it holds
+``lens quantize`` (:mod:`lens_ros.deployment.quantize`). Such a file is complete: where a quantised Linear of
+the language model has its ``NAME.weight``, it holds
 
 - int8: ``NAME.weight.values`` ``(N, K)`` int8, ``NAME.weight.scale`` ``(N, 1)`` float32;
 - int4: ``NAME.weight.values`` ``(N, K/2)`` uint8, two columns a byte, the even one in the upper half, each
@@ -49,8 +49,8 @@ class Provenance:
         scheme: of quantisation.
         torchao: the version that chose the values.
         made_of: :func:`fingerprint` of the full weights.
-        calibration: what was measured against the full weights (:class:`~lens_ros.engine.quantize.Agreement`
-            as a dictionary), None where nothing was.
+        calibration: what was measured against the full weights
+            (:class:`~lens_ros.deployment.quantize.Agreement` as a dictionary), None where nothing was.
     """
 
     scheme: Scheme

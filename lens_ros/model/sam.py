@@ -23,7 +23,7 @@ from torch import nn
 from torch.func import functional_call
 
 from lens_ros.model.errors import CheckpointError, first_few
-from lens_ros.model.segmenters import ImageFeatures
+from lens_ros.model.sam2 import ImageFeatures
 from lens_ros.model.tensor_check import tensor_faults
 
 _PATCH = 16  # pixels; this and the decoder's sizes below are the same in all of the family
@@ -65,7 +65,7 @@ class SamSizes:
 
 class SamSegmenter(nn.Module):
     """SAM as the decoupled path uses it: one mask per prompt. Same interface as
-    :class:`~lens_ros.model.segmenters.Sam2Segmenter`; ``sam`` is the package's own ``Sam``."""
+    :class:`~lens_ros.model.sam2.Sam2Segmenter`; ``sam`` is the package's own ``Sam``."""
 
     def __init__(self, sizes: SamSizes) -> None:
         """Builds it with random weights.

@@ -1,3 +1,1 @@
-"""The ROS 2 side of lens_ros: messages, parameters and nodes. The only place that imports rclpy or
-`lens_ros.msg`.
-"""
+"""The ROS 2 nodes, one package each."""

@@ -15,7 +15,7 @@ from lens_ros.engine.export import describe, export
 from lens_ros.model.checkpoint import find_model, load_segmenter
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.sam import SamSegmenter, SamSizes
-from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.sam2 import Sam2Segmenter
 
 
 class Recorder:

@@ -71,7 +71,7 @@ def test_a_compiler_killed_midway_leaves_nothing_and_is_explained(own_cache: Eng
                 children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
                 for child in children:
                     command = Path(f"/proc/{child}/cmdline").read_bytes()
-                    if b"lens_ros.engine.compile" in command:
+                    if b"lens_ros.engine.compiler_process" in command:
                         os.kill(int(child), signal.SIGKILL)
 
     killer = Killer()
@@ -99,7 +99,7 @@ def test_a_build_whose_parent_is_killed_leaves_nothing_that_could_be_opened(own_
     assert making[0].parent.parent.exists()
     assert [e for e in own_cache.entries() if e.fault] == []
     deadline = time.monotonic() + 30
-    while makers(own_cache, "lens_ros.engine.compile"):  # the compiler dies with who asked for it
+    while makers(own_cache, "lens_ros.engine.compiler_process"):  # the compiler dies with who asked for it
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert [reason for _, reason in own_cache.prune(lambda key: "")] == ["left by a build that was killed"]

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.first_mask import scaled
 from lens_ros.cli import main
+from lens_ros.deployment.deploy import deploy, exported_model, verify
+from lens_ros.deployment.forecast import forecast, parameter_counts
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.deploy import deploy, exported_model, verify
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.forecast import forecast, parameter_counts
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.errors import CheckpointError

@@ -16,7 +16,7 @@ from lens_ros.engine.errors import EngineError
 from lens_ros.engine.export import describe, export, read_info
 from lens_ros.engine.sessions import OnnxSession
 from lens_ros.model.sam import SamSegmenter
-from lens_ros.model.segmenters import ImageFeatures, Sam2Segmenter
+from lens_ros.model.sam2 import ImageFeatures, Sam2Segmenter
 from tests.engine.conftest import config_of
 
 CPU = torch.device("cpu")

@@ -23,11 +23,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lens_ros.choices import SCHEMES
 from lens_ros.cli import main
-from lens_ros.engine.calibration import CalibrationError, CalibrationQuestion, demo_questions, read_questions
-from lens_ros.engine.quantize import QuantizationRefused, agreement_of, quantize_model, quantized_weight
+from lens_ros.deployment.comparison_set import (
+    CalibrationError,
+    CalibrationQuestion,
+    demo_questions,
+    read_questions,
+)
+from lens_ros.deployment.quantize import QuantizationRefused, agreement_of, quantize_model, quantized_weight
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import WEIGHTS, find_model, load_model, save_model
 from lens_ros.model.errors import CheckpointError
+from lens_ros.model.kv_cache import Reading
 from lens_ros.model.quantized import (
     GROUP,
     _int4_tensor,
@@ -41,7 +47,6 @@ from lens_ros.model.quantized import (
     tinygemm_scales,
     unpack,
 )
-from lens_ros.model.reading import Reading
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
 
@@ -266,7 +271,7 @@ def test_an_interrupted_write_leaves_the_old_file(folder: Path, monkeypatch: pyt
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("lens_ros.engine.quantize.save_file", fail)
+    monkeypatch.setattr("lens_ros.deployment.quantize.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         quantize_model(folder, "int8")
     load_model(folder, quantization="int8")
@@ -285,7 +290,7 @@ def test_the_gate_keeps_a_bad_model_out_and_says_by_how_much(
     questions = [asked, demo_questions()[20]]
     told = r"mean IoU of 0\.\d+ .* on 2 calibration .*0\.9 asked for"
     with monkeypatch.context() as patched:
-        patched.setattr("lens_ros.engine.quantize.quantized_weight", spoil)
+        patched.setattr("lens_ros.deployment.quantize.quantized_weight", spoil)
         with pytest.raises(QuantizationRefused, match=told):
             quantize_model(folder, "int4", questions=questions, min_iou=0.9)
     assert not quantized_file(folder, "int4").exists()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from lens_ros.deployment.quantize import quantize_model
+from lens_ros.engine.backends import open_engines, shortfall_of
 from lens_ros.engine.build import build
 from lens_ros.engine.cache import EngineCache
-from lens_ros.engine.compiled import CompiledSegmenter
+from lens_ros.engine.compiled_segmenter import CompiledSegmenter
 from lens_ros.engine.errors import EngineError
-from lens_ros.engine.quantize import quantize_model
-from lens_ros.engine.runtime import open_engines, shortfall_of
 from lens_ros.engine.sessions import OnnxSession
 from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model, load_model, save_model

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from lens_ros.engine.backends import open_engines, to_be_made
+from lens_ros.engine.background_build import Wanted, Warming
 from lens_ros.engine.cache import EngineCache
 from lens_ros.engine.child import package_environment
-from lens_ros.engine.runtime import open_engines, to_be_made
-from lens_ros.engine.warming import Wanted, Warming
 from lens_ros.model.checkpoint import find_model, read_config
 from tests.engine.conftest import makers
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lens_ros.nodes import diagnostics, loading, perception
-from lens_ros.nodes.perception_parameters import PerceptionParameters
+from lens_ros.nodes.perception import diagnostics, model_loading, node
+from lens_ros.nodes.perception.parameters import PerceptionParameters
 
 FAILING_PASS = 40  # of a module, counted from the beginning of the question: the image is encoded by then
 SECONDS_A_TOKEN = 0.1  # of what is "slow"
@@ -97,6 +97,6 @@ def _faulty(load: Callable[[PerceptionParameters], Any]) -> Callable[[Perception
 
 
 if __name__ == "__main__":
-    loading.load_lens = _faulty(loading.load_lens)
-    diagnostics.SILENCE_S = perception.LETTING_GO_S = PATIENCE_S
-    raise SystemExit(perception.main())
+    model_loading.load_lens = _faulty(model_loading.load_lens)
+    diagnostics.SILENCE_S = node.LETTING_GO_S = PATIENCE_S
+    raise SystemExit(node.main())

@@ -18,8 +18,8 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool
 
 from lens_ros.msg import Segmentation
-from lens_ros.nodes import conversions
-from lens_ros.nodes.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess
+from lens_ros.ros import conversions
+from lens_ros.ros.driver import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess
 
 from .report import LOG_INTERVAL_S, Row
 

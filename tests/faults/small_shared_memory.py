@@ -19,7 +19,7 @@ sys.path.insert(0, str(TESTS / "nodes"))
 from ros_graph import Graph, own_graph  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from lens_ros.nodes.endpoints import newest_only  # noqa: E402
+from lens_ros.ros.endpoints import newest_only  # noqa: E402
 
 from .conftest import SETTINGS  # noqa: E402
 from .report import read_json, write_json  # noqa: E402
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     (row,) = read_json(folder / "row.json")
     with own_graph(Folders(folder)) as graph:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])
-        process = launch(graph, "lens_ros.nodes.perception", "perception", SETTINGS)
+        process = launch(graph, "lens_ros.nodes.perception.node", "perception", SETTINGS)
         robot = Robot(graph, process, picture)
         robot.bring_up()
         robot.works()
@@ -79,7 +79,7 @@ def play(graph: Graph, robot: Robot, size: tuple[int, int], folder: Path) -> Non
     subscription = graph.node.create_subscription(Image, "image", receive, newest_only())
     received = robot.counter("images", "received")
     settings = {"source": str(source), "frame_rate_hz": FRAME_RATE_HZ}
-    camera = launch(graph, "lens_ros.nodes.camera", f"camera_{size[0]}", settings)
+    camera = launch(graph, "lens_ros.nodes.camera.node", f"camera_{size[0]}", settings)
     robot.wait_until(lambda: len(stamps) > IMAGES, f"{IMAGES} images of {size[0]}x{size[1]}")
     gaps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
     assert median(gaps) < 1.5 / FRAME_RATE_HZ, (size, gaps)

@@ -10,8 +10,8 @@ from ros_graph import TIMEOUT
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from visualization_msgs.msg import MarkerArray
 
-from lens_ros.nodes import conversions
-from lens_ros.nodes.processes import NodeProcess
+from lens_ros.ros import conversions
+from lens_ros.ros.driver import NodeProcess
 
 from .report import Row
 from .robot import Robot, launch, nothing
@@ -29,7 +29,9 @@ def start_camera(graph, demo_image, tmp_path_factory):
     def start(**options) -> NodeProcess:
         nonlocal started
         started += 1
-        return launch(graph, "lens_ros.nodes.camera", f"camera_{started}", {"source": str(folder)}, **options)
+        return launch(
+            graph, "lens_ros.nodes.camera.node", f"camera_{started}", {"source": str(folder)}, **options
+        )
 
     return start
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ros_graph import START_TIMEOUT
 
-from lens_ros.nodes.processes import CONFIGURE, UNCONFIGURED
+from lens_ros.ros.driver import CONFIGURE, UNCONFIGURED
 
 from .report import Row
 from .robot import Robot

@@ -9,7 +9,7 @@ import pytest
 from action_client import Client
 from ros_graph import TIMEOUT
 
-from lens_ros.nodes.processes import NodeProcess
+from lens_ros.ros.driver import NodeProcess
 
 from .report import Row
 from .robot import QUESTION, Robot, launch

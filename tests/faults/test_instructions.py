@@ -8,7 +8,7 @@ from ros_graph import TIMEOUT
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from lens_ros.nodes.endpoints import goal_requests, requests
+from lens_ros.ros.endpoints import goal_requests, requests
 from lens_ros.srv import Segment, SetInstruction
 
 from .report import Row

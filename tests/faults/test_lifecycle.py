@@ -8,7 +8,7 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import GetParameters
 from ros_graph import START_TIMEOUT, TIMEOUT, Graph
 
-from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, INACTIVE
+from lens_ros.ros.driver import ACTIVATE, CONFIGURE, INACTIVE
 
 from .faulty_perception import SLOW
 from .report import Row

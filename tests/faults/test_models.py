@@ -11,7 +11,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, TIMEOUT, Graph
 
-from lens_ros.nodes.processes import DEACTIVATE, SHUTDOWN
+from lens_ros.ros.driver import DEACTIVATE, SHUTDOWN
 from lens_ros.srv import SetInstruction
 
 from .report import Row

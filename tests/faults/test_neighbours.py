@@ -8,8 +8,8 @@ import cv2
 import pytest
 from ros_graph import START_TIMEOUT
 
-from lens_ros.nodes.middleware import PROFILE_VARIABLE
-from lens_ros.nodes.processes import UNCONFIGURED
+from lens_ros.ros.driver import UNCONFIGURED
+from lens_ros.ros.middleware import PROFILE_VARIABLE
 
 from .conftest import SETTINGS
 from .report import Row
@@ -20,7 +20,7 @@ AREA = "Neighbours in the graph"
 
 @pytest.mark.fault(AREA, "a second node of the same name")
 def test_a_namesake_is_noticed_by_both(robot: Robot, row: Row):
-    other = launch(robot.graph, "lens_ros.nodes.perception", "namesake", {})
+    other = launch(robot.graph, "lens_ros.nodes.perception.node", "namesake", {})
     row.said = robot.hears("[WARN]", "2 nodes are called /perception")
     row.diagnostics = robot.diagnosed("state", "WARN", "2 nodes are called /perception")
     robot.wait_until(lambda: "2 nodes are called /perception" in other.log, "the other one's warning")
@@ -65,14 +65,14 @@ def test_large_images_that_dds_drops_are_missed_with_a_hint(robot: Robot, row: R
     }
     received = robot.counter("images", "received")
     without = {PROFILE_VARIABLE: "", "RMW_FASTRTPS_USE_QOS_FROM_XML": ""}
-    camera = launch(robot.graph, "lens_ros.nodes.camera", "large_camera", settings, environment=without)
+    camera = launch(robot.graph, "lens_ros.nodes.camera.node", "large_camera", settings, environment=without)
     robot.wait_until(lambda: robot.graph.node.count_publishers("image") == 2, "the camera")
     robot.begin()
     row.diagnostics = robot.diagnosed("images", "WARN", "config/fastdds.xml")
     row.said = robot.hears("no image on /image for", "config/fastdds.xml")
     robot.graph.stop(camera)
     few = robot.counter("images", "received") - received
-    camera = launch(robot.graph, "lens_ros.nodes.camera", "large_camera_2", settings)
+    camera = launch(robot.graph, "lens_ros.nodes.camera.node", "large_camera_2", settings)
     robot.wait_until(lambda: robot.counter("images", "received") > received + few + 10, "1080p images")
     robot.graph.stop(camera)
     robot.works(row)

@@ -8,8 +8,8 @@ import pytest
 from forked import ForkedProcess
 from ros_graph import START_TIMEOUT, ForkedNode, Graph
 
-from lens_ros.nodes.command_line import UNUSABLE
-from lens_ros.nodes.launching import Restarts
+from lens_ros.ros.command_line import UNUSABLE
+from lens_ros.ros.launching import Restarts
 
 from .conftest import SETTINGS
 from .report import Row
@@ -24,7 +24,7 @@ def test_a_misspelt_parameter_is_named(graph: Graph, demo_image, row: Row):
     row.own_process = True
     parameters = {**SETTINGS, "max_target": 3}
     process = launch(
-        graph, "lens_ros.nodes.perception", "misspelt", parameters, remappings={"__ns": "/misspelt"}
+        graph, "lens_ros.nodes.perception.node", "misspelt", parameters, remappings={"__ns": "/misspelt"}
     )
     robot = Robot(graph, process, demo_image, "/misspelt/perception")
     row.said = robot.hears("[WARN]", "'max_target' (did you mean 'max_targets'?)")
@@ -40,7 +40,7 @@ def test_a_log_folder_that_cannot_be_written_stops_nobody(graph: Graph, demo_ima
     row.own_process = True
     process = launch(
         graph,
-        "lens_ros.nodes.perception",
+        "lens_ros.nodes.perception.node",
         "unlogged",
         SETTINGS,
         remappings={"__ns": "/unlogged"},
@@ -59,7 +59,7 @@ def test_a_log_folder_that_cannot_be_written_stops_nobody(graph: Graph, demo_ima
 def test_an_unusable_value_ends_it(graph: Graph, row: Row):
     row.own_process = True
     process = ForkedNode(
-        "lens_ros.nodes.perception", graph.logs / "range.log", parameters={"max_new_tokens": 3}
+        "lens_ros.nodes.perception.node", graph.logs / "range.log", parameters={"max_new_tokens": 3}
     )
     is_given_up(row, process.wait(START_TIMEOUT), process.log)
 
@@ -69,7 +69,7 @@ def test_a_missing_file_ends_it(graph: Graph, row: Row):
     row.own_process = True
     log = graph.logs / "missing.log"
     arguments = ["--ros-args", "--params-file", "/home/robot/perception.yaml"]
-    process = ForkedProcess("lens_ros.nodes.perception", arguments, output=log)
+    process = ForkedProcess("lens_ros.nodes.perception.node", arguments, output=log)
     is_given_up(row, process.wait(START_TIMEOUT), log.read_text())
 
 

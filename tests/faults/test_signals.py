@@ -10,7 +10,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, ForkedNode, Graph
 
-from lens_ros.nodes.processes import (
+from lens_ros.ros.driver import (
     ACTIVATE,
     CLEANUP,
     CONFIGURE,
@@ -34,7 +34,7 @@ def start(graph: Graph, name: str, kind: type[NodeProcess] = ForkedNode) -> tupl
     space = name.replace(" ", "_").replace(",", "")
     process = launch(
         graph,
-        "lens_ros.nodes.perception",
+        "lens_ros.nodes.perception.node",
         space,
         {"model": "lens-nano", "build_engines": False},
         remappings={"__ns": f"/{space}"},

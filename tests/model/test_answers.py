@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lens_ros.model.answers import Box, extent, parse_answer, tidy
+from lens_ros.model.answer_parsing import Box, extent, parse_answer, tidy
 from lens_ros.model.prompts import END, answer, opening
 
 Numbers = tuple[float, float, float, float]

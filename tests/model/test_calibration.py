@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_ros.instances import Instance, judged, least_score
-from lens_ros.model.calibration import Calibration, Certainty, certainty_of
 from lens_ros.model.config import LensConfig
+from lens_ros.model.score_calibration import Calibration, Certainty, certainty_of
 
 CALIBRATION = Calibration(
     bias=2.0, consistency=0.4, least_word=0.8, least_number=0.3, threshold=0.9, precision=0.95

@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
 from lens_ros.cli import main
 from lens_ros.lens import Lens
+from lens_ros.model.box_prompted import combine
 from lens_ros.model.checkpoint import find_model, load_model
-from lens_ros.model.decoupled import combine
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.released import load_released
 from lens_ros.model.sam import SamSegmenter, SamSizes

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.choices import Decoding
 from lens_ros.lens import Cancelled, Lens
-from lens_ros.model.decoding import CAPACITY_STEP, StaticDecoder, StaticDecoders
 from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling, generate
-from lens_ros.model.lookup import LookupDecoder, propose
 from lens_ros.model.network import LensModel, Thought, View
+from lens_ros.model.prompt_lookup import LookupDecoder, propose
+from lens_ros.model.static_decoding import CAPACITY_STEP, StaticDecoder, StaticDecoders
 
 Built = tuple[LensModel, PreTrainedTokenizerFast]
 QUESTIONS = (

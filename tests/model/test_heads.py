@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from lens_ros.cli import main
-from lens_ros.engine.quantize import quantize_model
+from lens_ros.deployment.quantize import quantize_model
 from lens_ros.model.checkpoint import WEIGHTS, find_model, load_model, load_tensors, save_model
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 from lens_ros.model.sam import SamSegmenter, SamSizes
-from training.average import average
 from training.export import save_trained
 from training.nano import nano_config
+from training.tools.average import average
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 OUR_HEAD = "reasoner.lm_head.weight"

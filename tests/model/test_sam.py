@@ -30,7 +30,7 @@ from lens_ros.model.errors import CheckpointError
 from lens_ros.model.images import segmenter_boxes, segmenter_inputs, segmenter_picture, upsample
 from lens_ros.model.network import LensModel
 from lens_ros.model.sam import SamSegmenter, SamSizes, read_sam, sam_sizes
-from lens_ros.tracking import Checks, Tracker
+from lens_ros.tracking.tracker import Checks, Tracker
 
 SMALL = SamSizes(32, 2, 2, global_attention=(1,), image_size=256, prompt_width=32)
 IMAGE = ImageConfig(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import Sam2Config, Sam2Model
 
-from lens_ros.model.segmenters import Sam2Segmenter
+from lens_ros.model.sam2 import Sam2Segmenter
 from training.nano import build_nano
 
 HIERA = {

@@ -80,10 +80,10 @@ def make_node(graph, finder, monkeypatch):
     from rclpy.lifecycle import TransitionCallbackReturn
     from rclpy.parameter import Parameter
 
-    from lens_ros.nodes import loading
-    from lens_ros.nodes.perception import PerceptionNode
+    from lens_ros.nodes.perception import model_loading
+    from lens_ros.nodes.perception.node import PerceptionNode
 
-    monkeypatch.setattr(loading, "load_lens", lambda settings: finder)
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: finder)
     nodes = []
 
     def make(**parameters) -> PerceptionNode:

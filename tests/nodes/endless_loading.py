@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
-from lens_ros.nodes import loading, perception
+from lens_ros.nodes.perception import model_loading, node
 
 
 class Finalised:
@@ -30,5 +30,5 @@ def load_lens(settings: object) -> None:
 
 
 if __name__ == "__main__":
-    loading.load_lens = load_lens  # type: ignore[assignment]
-    raise SystemExit(perception.main())
+    model_loading.load_lens = load_lens  # type: ignore[assignment]
+    raise SystemExit(node.main())

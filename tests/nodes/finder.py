@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from lens_ros import lens
-from lens_ros.model.calibration import Certainty
+from lens_ros.model.score_calibration import Certainty
 
 TOKENS = 40  # fewer than the topic's depth, so that a reader that sleeps loses none
 OWN_THRESHOLD = 0.6

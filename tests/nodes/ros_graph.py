@@ -22,8 +22,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from lens_ros.msg import Reasoning, Segmentation
-from lens_ros.nodes.middleware import PROFILE_VARIABLE, fitted_profile
-from lens_ros.nodes.processes import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
+from lens_ros.ros.driver import ACTIVATE, CONFIGURE, Driver, NodeProcess, isolate, own_domain
+from lens_ros.ros.middleware import PROFILE_VARIABLE, fitted_profile
 
 TIMEOUT = 180.0  # of anything that takes a moment; only ever reached by a failure
 START_TIMEOUT = 240.0  # of a process that imports torch beside other work
@@ -82,7 +82,7 @@ class Graph(Driver):
         if name == "perception":
             parameters = {"build_engines": False, **parameters}
         log = self.logs / f"{name}_{len(self.processes)}.log"
-        process = kind(f"lens_ros.nodes.{name}", log, parameters=parameters, **options)
+        process = kind(f"lens_ros.nodes.{name}.node", log, parameters=parameters, **options)
         self.processes.append(process)
         return process
 

@@ -12,7 +12,7 @@ from ros_graph import START_TIMEOUT, TIMEOUT, Conversation
 from sensor_msgs.msg import Image
 
 from lens_ros.msg import Segmentation
-from lens_ros.nodes.processes import ACTIVE
+from lens_ros.ros.driver import ACTIVE
 from lens_ros.srv import Segment, SetInstruction
 
 

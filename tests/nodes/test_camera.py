@@ -20,9 +20,9 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
-from lens_ros.nodes import conversions
-from lens_ros.nodes.command_line import UNUSABLE
-from lens_ros.nodes.sources import Shot, Source, SourceError, open_source
+from lens_ros.nodes.camera.sources import Shot, Source, SourceError, open_source
+from lens_ros.ros import conversions
+from lens_ros.ros.command_line import UNUSABLE
 
 RECORDED = 1_700_000_000  # seconds
 

@@ -17,8 +17,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from lens_ros.nodes import conversions
-from lens_ros.nodes.client import (
+from lens_ros.client import (
     LensCancelledError,
     LensClient,
     LensError,
@@ -28,7 +27,8 @@ from lens_ros.nodes.client import (
     LensUnavailableError,
     lens_client,
 )
-from lens_ros.nodes.client.given import image_message
+from lens_ros.client.given import image_message
+from lens_ros.ros import conversions
 from lens_ros.srv import Segment
 
 RGB = np.full((64, 96, 3), 90, np.uint8)

@@ -23,7 +23,7 @@ from ros_graph import START_TIMEOUT, TIMEOUT
 from std_srvs.srv import Trigger
 
 from lens_ros import cli
-from lens_ros.nodes.client import (
+from lens_ros.client import (
     BlockingLensClient,
     LensError,
     LensRefusedError,
@@ -245,10 +245,10 @@ def test_watch_says_that_nobody_is_there(perception, capsys):
 
 
 def test_watch_says_that_ros_is_missing(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith("lens_ros.nodes.watch")]:
+    for name in [name for name in sys.modules if name.startswith("lens_ros.commands.watch_view")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rclpy", None)
-    monkeypatch.delattr("lens_ros.nodes.watch", raising=False)
+    monkeypatch.delattr("lens_ros.commands.watch_view", raising=False)
     assert cli.main(["watch", "--once"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("lens watch: needs ROS 2") and "env.sh" in error

@@ -15,10 +15,10 @@ import rclpy
 from ros_graph import START_TIMEOUT
 
 from lens_ros import interrupts
-from lens_ros.nodes import command_line, starting
-from lens_ros.nodes.client import BlockingLensClient, LensError
-from lens_ros.nodes.command_line import ENDED, UNUSABLE
-from lens_ros.nodes.processes import (
+from lens_ros.client import BlockingLensClient, LensError
+from lens_ros.ros import command_line, starting
+from lens_ros.ros.command_line import ENDED, UNUSABLE
+from lens_ros.ros.driver import (
     ACTIVATE,
     CLEANUP,
     CONFIGURE,
@@ -26,7 +26,7 @@ from lens_ros.nodes.processes import (
     SHUTDOWN_UNCONFIGURED,
     NodeProcess,
 )
-from lens_ros.nodes.starting import StartError
+from lens_ros.ros.starting import StartError
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ("perception", "camera")
@@ -47,7 +47,7 @@ def script(node: str, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.mark.parametrize("node", NODES)
 def test_help_is_printed_before_anything_heavy_is_imported(node):
     program = (
-        "import sys; from lens_ros.nodes.command_line import run\n"
+        "import sys; from lens_ros.ros.command_line import run\n"
         f"sys.argv = ['x', '--help']\ntry: run('{node}')\n"
         "except SystemExit as end: print(end.code, *{'rclpy', 'numpy', 'torch'} & set(sys.modules))"
     )
@@ -139,7 +139,7 @@ def test_lens_watch_and_clients_go_on_without_log_files(graph):
     watch = [sys.executable, "-m", "lens_ros.cli", "watch", "--once", "--node", "nobody", "--wait", "0.5"]
     done = subprocess.run(watch, capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and SAID in done.stderr and "lens watch: " in done.stderr
-    client = "from lens_ros.nodes.client import BlockingLensClient\nwith BlockingLensClient(): pass"
+    client = "from lens_ros.client import BlockingLensClient\nwith BlockingLensClient(): pass"
     done = subprocess.run([sys.executable, "-c", client], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and SAID in done.stderr and "Traceback" not in done.stderr
 
@@ -214,7 +214,7 @@ def test_more_signals_do_not_change_the_end_of_a_node(node, number, graph):
         (["lens_ros.cli", "watch", "--node", "nobody", "--wait", "600"], "", 0, ""),
         (["lens_ros.cli", "segment", "PICTURE", "the red bottle"], "", interrupts.INTERRUPTED, "interrupted"),
         (
-            ["lens_ros.nodes.demo", "--ask", "the red bottle", "--out", "OUT"],
+            ["lens_ros.commands.demo", "--ask", "the red bottle", "--out", "OUT"],
             "nodes `camera` and `perception`",
             interrupts.INTERRUPTED,
             "interrupted",

@@ -15,8 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from lens_ros.msg import Mask
-from lens_ros.nodes import conversions
-from lens_ros.nodes.conversions import ConversionError
+from lens_ros.ros import conversions
+from lens_ros.ros.conversions import ConversionError
 
 # How the RGB value of a pixel is found among its stored channels.
 ORDERS = {

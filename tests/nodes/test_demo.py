@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import RegionOfInterest
 
+from lens_ros.commands import demo
 from lens_ros.lens import Lens
 from lens_ros.msg import Instance, Segmentation
-from lens_ros.nodes import demo
-from lens_ros.nodes.image_input import decode
-from lens_ros.nodes.sources import open_source
+from lens_ros.nodes.camera.sources import open_source
+from lens_ros.nodes.perception.camera_images import decode
 from lens_ros.resources import find_demo
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from ros_graph import START_TIMEOUT, TIMEOUT
 from sensor_msgs.msg import Image
 
-from lens_ros.nodes import loading
-from lens_ros.nodes.measurements import WINDOW_S, Measurements
-from lens_ros.nodes.perception import PerceptionNode
+from lens_ros.nodes.perception import model_loading
+from lens_ros.nodes.perception.measurements import WINDOW_S, Measurements
+from lens_ros.nodes.perception.node import PerceptionNode
 from lens_ros.srv import Segment
 
 PARTS = ("state", "images", "answers", "model")
@@ -192,13 +192,13 @@ def test_a_model_that_does_not_load_is_an_error_until_it_does(graph, monkeypatch
     def fails(settings):
         raise RuntimeError("no CUDA device")
 
-    monkeypatch.setattr(loading, "load_lens", fails)
+    monkeypatch.setattr(model_loading, "load_lens", fails)
     node = PerceptionNode(context=graph.context)
     graph.executor.add_node(node)
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     status = reader.wait_for("state", "unconfigured: cannot configure:")
     assert level(status) == ERROR and "no CUDA device" in status.message
-    monkeypatch.setattr(loading, "load_lens", lambda settings: finder)
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: finder)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert level(reader.wait_for("state", "inactive")) == OK
     graph.end(node)

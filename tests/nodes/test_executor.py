@@ -12,7 +12,7 @@ from rclpy.executors import SingleThreadedExecutor
 from ros_graph import TIMEOUT
 from std_srvs.srv import SetBool, Trigger
 
-from lens_ros.nodes.executor import CallbackExecutor, spin
+from lens_ros.ros.workarounds.executor import CallbackExecutor, spin
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
-from lens_ros.nodes.reporting import REQUEST_LINES
-from lens_ros.nodes.texts import SENTENCE
+from lens_ros.ros.reporting import REQUEST_LINES
+from lens_ros.ros.texts import SENTENCE
 from lens_ros.srv import Segment, SetInstruction
 
 MANY = 120

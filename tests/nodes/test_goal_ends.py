@@ -10,7 +10,7 @@ from action_msgs.msg import GoalStatus
 from ros_graph import START_TIMEOUT, TIMEOUT
 from sensor_msgs.msg import Image
 
-from lens_ros.nodes.processes import CLEANUP, DEACTIVATE, SHUTDOWN
+from lens_ros.ros.driver import CLEANUP, DEACTIVATE, SHUTDOWN
 
 
 @pytest.fixture

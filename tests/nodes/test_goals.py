@@ -13,7 +13,7 @@ from ros_graph import TIMEOUT
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
-from lens_ros.nodes import goals
+from lens_ros.nodes.perception import goals
 
 
 @pytest.fixture

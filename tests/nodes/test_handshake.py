@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rclpy.task import Future
 
-from lens_ros.nodes import handshake
-from lens_ros.nodes.handshake import Handshake
+from lens_ros.ros.workarounds import handshake
+from lens_ros.ros.workarounds.handshake import Handshake
 
 
 class Client:

@@ -6,9 +6,9 @@ import numpy as np
 
 from lens_ros.instances import Instance, union
 from lens_ros.lens import Segmentation
-from lens_ros.nodes import identities
-from lens_ros.nodes.identities import Identities
-from lens_ros.nodes.selection import select
+from lens_ros.nodes.perception import object_ids
+from lens_ros.nodes.perception.object_ids import Identities
+from lens_ros.nodes.perception.selection import select
 
 
 def thing(x: float, *, score: float = 0.9, rejected: str = "") -> Instance:
@@ -47,7 +47,7 @@ def test_targets_do_not_share_ids_and_a_miss_is_forgiven():
 
 
 def test_ids_come_round_without_taking_one_in_use(monkeypatch):
-    monkeypatch.setattr(identities, "LAST_ID", 3)
+    monkeypatch.setattr(object_ids, "LAST_ID", 3)
     known = Identities()
     assert known.assign("a", [thing(0)]) == [1]
     assert known.assign("b", [thing(0), thing(100)]) == [2, 3]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_ros.nodes.losses import Loss, Losses
+from lens_ros.nodes.perception.image_losses import Loss, Losses
 
 MS = 1_000_000
 BEGIN = 1_700_000_000_000 * MS

@@ -7,7 +7,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from ros_graph import TIMEOUT
 from std_msgs.msg import String
 
-from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE
+from lens_ros.ros.driver import ACTIVATE, DEACTIVATE
 from lens_ros.srv import SetInstruction
 
 KEEPING = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from lens_ros.nodes import launching
-from lens_ros.nodes.command_line import CRASHED, ENDED, UNUSABLE
-from lens_ros.nodes.launching import RESTARTS, RESTARTS_WITHIN_S, Restarts
+from lens_ros.ros import launching
+from lens_ros.ros.command_line import CRASHED, ENDED, UNUSABLE
+from lens_ros.ros.launching import RESTARTS, RESTARTS_WITHIN_S, Restarts
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 FILES = ("perception.launch.py", "demo.launch.py")

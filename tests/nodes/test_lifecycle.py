@@ -10,8 +10,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation, ForkedNode, Graph
 
-from lens_ros.nodes.command_line import UNUSABLE
-from lens_ros.nodes.processes import (
+from lens_ros.ros.command_line import UNUSABLE
+from lens_ros.ros.driver import (
     ACTIVATE,
     ACTIVE,
     CLEANUP,

@@ -11,9 +11,9 @@ from ros_graph import TIMEOUT, Log
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from visualization_msgs.msg import Marker, MarkerArray
 
-from lens_ros.nodes import camera_info
-from lens_ros.nodes.conversions import ConversionError, camera_of, is_rectified
-from lens_ros.nodes.markers import DISTANCE_M
+from lens_ros.nodes.perception import camera_info
+from lens_ros.nodes.perception.markers import DISTANCE_M
+from lens_ros.ros.conversions import ConversionError, camera_of, is_rectified
 
 MATRIX = np.array([[80.0, 0.0, 47.5], [0.0, 82.0, 31.5], [0.0, 0.0, 1.0]])
 DISTORTIONS = {

@@ -14,8 +14,8 @@ from rclpy.parameter import Parameter
 from ros_graph import START_TIMEOUT, TIMEOUT, Conversation, Log
 
 from lens_ros.engine.errors import EngineError
-from lens_ros.nodes.perception import PerceptionNode
-from lens_ros.nodes.processes import ACTIVATE, DEACTIVATE
+from lens_ros.nodes.perception.node import PerceptionNode
+from lens_ros.ros.driver import ACTIVATE, DEACTIVATE
 
 NANO = Path(__file__).resolve().parents[2] / "models" / "lens-nano"
 
@@ -45,7 +45,7 @@ def makers(engines: Path) -> list[str]:
             command = path.read_bytes()
         except OSError:
             continue
-        if b"lens_ros.engine.warming" in command and str(engines).encode() in command:
+        if b"lens_ros.engine.background_build" in command and str(engines).encode() in command:
             found.append(path.parent.name)
     return found
 

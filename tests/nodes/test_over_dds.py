@@ -12,11 +12,11 @@ from ros_graph import TIMEOUT, Conversation
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from lens_ros.nodes import conversions
-from lens_ros.nodes.endpoints import goal_requests
-from lens_ros.nodes.goals import RESULTS_KEPT_S
-from lens_ros.nodes.lifetime import TRIM_PERIOD_S
-from lens_ros.nodes.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE
+from lens_ros.nodes.perception.goals import RESULTS_KEPT_S
+from lens_ros.ros import conversions
+from lens_ros.ros.driver import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE
+from lens_ros.ros.endpoints import goal_requests
+from lens_ros.ros.process import TRIM_PERIOD_S
 
 # Seconds from an answer until nothing of it is left: results are kept, garbage is looked for now and then.
 SETTLED_S = RESULTS_KEPT_S + TRIM_PERIOD_S + 10.0
@@ -174,7 +174,7 @@ def test_the_demo_finds_what_it_asks_for(tmp_path):
         [
             sys.executable,
             "-m",
-            "lens_ros.nodes.demo",
+            "lens_ros.commands.demo",
             "--out",
             str(tmp_path / "out"),
             "--ask",

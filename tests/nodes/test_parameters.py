@@ -11,10 +11,10 @@ import rclpy
 import yaml
 from rclpy.parameter import Parameter
 
-from lens_ros.nodes import overrides, parameters
-from lens_ros.nodes.camera_parameters import CameraParameters
-from lens_ros.nodes.parameters import ParameterError
-from lens_ros.nodes.perception_parameters import PerceptionParameters
+from lens_ros.nodes.camera.parameters import CameraParameters
+from lens_ros.nodes.perception.parameters import PerceptionParameters
+from lens_ros.ros import overrides, parameters
+from lens_ros.ros.parameters import ParameterError
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 TABLES = {"perception": PerceptionParameters, "camera": CameraParameters}

@@ -20,12 +20,13 @@ from std_srvs.srv import SetBool
 
 from lens_ros import lens
 from lens_ros.inputs import DeviceError
-from lens_ros.nodes import conversions, image_input, loading
-from lens_ros.nodes.answers import DELIVERY_S
-from lens_ros.nodes.executor import CallbackExecutor
-from lens_ros.nodes.perception import WAITING_SERVICES, WAITING_THREADS, PerceptionNode
-from lens_ros.nodes.processes import UNCONFIGURED, NodeProcess
-from lens_ros.nodes.worker import InferenceWorker
+from lens_ros.nodes.perception import camera_images, model_loading
+from lens_ros.nodes.perception.answer_publisher import DELIVERY_S
+from lens_ros.nodes.perception.node import WAITING_SERVICES, WAITING_THREADS, PerceptionNode
+from lens_ros.nodes.perception.worker import InferenceWorker
+from lens_ros.ros import conversions
+from lens_ros.ros.driver import UNCONFIGURED, NodeProcess
+from lens_ros.ros.workarounds.executor import CallbackExecutor
 from lens_ros.srv import Segment
 
 _instructions = itertools.count(1)
@@ -206,7 +207,7 @@ def test_a_quality_of_service_that_does_not_match_is_reported(graph, make_node, 
     ("endpoint", "state"), [("/segmentation.publisher", "configure"), ("/image.subscription", "activate")]
 )
 def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, graph, monkeypatch, capfd):
-    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
     override = Parameter(f"qos_overrides.{endpoint}.reliability", value="sometimes")
     node = PerceptionNode(context=graph.context, parameter_overrides=[override])
     if state == "activate":
@@ -221,7 +222,7 @@ def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, 
 
 def test_what_ends_is_not_activated_any_more(graph, monkeypatch):
     """The parameter autostart may come to it after the signal: a worker's thread would outlive the node."""
-    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
     node = PerceptionNode(context=graph.context)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.close()
@@ -232,7 +233,7 @@ def test_what_ends_is_not_activated_any_more(graph, monkeypatch):
 
 def test_what_ends_is_not_configured_any_more(graph, monkeypatch):
     loaded = []
-    monkeypatch.setattr(loading, "load_lens", loaded.append)
+    monkeypatch.setattr(model_loading, "load_lens", loaded.append)
     node = PerceptionNode(context=graph.context)
     node.close()
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
@@ -304,7 +305,7 @@ def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation
         raise KeyError("surprise")
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_input, "check", fails)
+        patch.setattr(camera_images, "check", fails)
         conversation.wait_until_heard()
         conversation.send_image()
         pattern = r"internal error in _on_image: KeyError: 'surprise'; the node goes on"
@@ -334,11 +335,11 @@ def test_what_prevents_loading_is_explained(error, said, graph, monkeypatch, cap
     def fails(settings):
         raise error
 
-    monkeypatch.setattr(loading, "load_lens", fails)
+    monkeypatch.setattr(model_loading, "load_lens", fails)
     node = PerceptionNode(context=graph.context)
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert said in capfd.readouterr().err
-    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.destroy_node()
 
@@ -356,7 +357,7 @@ def test_an_error_in_a_transition_is_told_and_survived(graph, make_node, monkeyp
     for transition, part, method in (
         (node.trigger_deactivate, node._images, "close"),
         (node.trigger_cleanup, node._goals, "close"),
-        (node.trigger_configure, loading, "backend_of"),
+        (node.trigger_configure, model_loading, "backend_of"),
         (node.trigger_activate, node, "_settings"),
     ):
         if state() == UNCONFIGURED and transition != node.trigger_configure:

@@ -10,8 +10,8 @@ import yaml
 from rcl_interfaces.srv import GetParameters
 from ros_graph import TIMEOUT
 
-from lens_ros.nodes import processes
-from lens_ros.nodes.processes import NodeProcess, ProcessError
+from lens_ros.ros import driver
+from lens_ros.ros.driver import NodeProcess, ProcessError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,7 @@ def test_parameters_keep_their_types_on_the_command_line(tmp_path, monkeypatch):
         def __init__(self, command, **options):
             started.append(command)
 
-    monkeypatch.setattr(processes.subprocess, "Popen", Started)
+    monkeypatch.setattr(driver.subprocess, "Popen", Started)
     values = {"text": "yes", "number": 1.0, "count": 3, "flag": True, "empty": "", "long": "the mug: " * 40}
     NodeProcess("module", tmp_path / "log", parameters=values, remappings={"image": "/camera/image"})
     arguments = started[0][started[0].index("--ros-args") + 1 :]

@@ -23,12 +23,13 @@ from std_srvs.srv import Trigger
 from lens_ros.engine.cache import default_root
 from lens_ros.inputs import PathError
 from lens_ros.msg import Segmentation
-from lens_ros.nodes import conversions, loading
-from lens_ros.nodes.perception import PerceptionNode
-from lens_ros.nodes.perception_parameters import PerceptionParameters
-from lens_ros.nodes.reporting import PythonWarnings
-from lens_ros.nodes.services import request_objection
-from lens_ros.nodes.sources import SourceError, open_source
+from lens_ros.nodes.camera.sources import SourceError, open_source
+from lens_ros.nodes.perception import model_loading
+from lens_ros.nodes.perception.node import PerceptionNode
+from lens_ros.nodes.perception.parameters import PerceptionParameters
+from lens_ros.nodes.perception.services import request_objection
+from lens_ros.ros import conversions
+from lens_ros.ros.reporting import PythonWarnings
 from lens_ros.srv import Segment
 
 NANO = ROOT / "models" / "lens-nano"
@@ -153,7 +154,7 @@ def test_images_of_the_other_transport_are_pointed_out(graph, make_node, statuse
 
 def test_two_types_on_one_topic_of_a_process_do_not_blame_qos(graph, monkeypatch, finder, capfd):
     log = Log(capfd)
-    monkeypatch.setattr(loading, "load_lens", lambda settings: finder)
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: finder)
     publisher = graph.node.create_publisher(String, "image", 5)
     node = PerceptionNode(context=graph.context)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
@@ -170,7 +171,7 @@ def test_two_types_on_one_topic_of_a_process_do_not_blame_qos(graph, monkeypatch
 
 def test_two_types_of_one_service_do_not_blame_qos(graph, monkeypatch, finder, capfd):
     log = Log(capfd)
-    monkeypatch.setattr(loading, "load_lens", lambda settings: finder)
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: finder)
     service = graph.node.create_service(Trigger, "perception/segment", lambda request, response: response)
     node = PerceptionNode(context=graph.context)
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
@@ -273,14 +274,17 @@ def test_a_folder_that_cannot_exist_names_its_setting(tmp_path, monkeypatch):
         with pytest.raises(
             PathError, match=rf"parameter engine_cache_dir: '{path}' cannot be a folder"
         ) as caught:
-            loading.load_lens(settings)
+            model_loading.load_lens(settings)
         assert (
-            loading.load_failure(caught.value, settings) == f"{caught.value}; then configure the node again"
+            model_loading.load_failure(caught.value, settings)
+            == f"{caught.value}; then configure the node again"
         )
         monkeypatch.setenv("LENS_ENGINE_CACHE", str(path))
         with pytest.raises(PathError, match="environment variable LENS_ENGINE_CACHE: "):
             default_root()
-    assert loading.engine_folder(PerceptionParameters(engine_cache_dir=str(tmp_path / "new" / "engines")))
+    assert model_loading.engine_folder(
+        PerceptionParameters(engine_cache_dir=str(tmp_path / "new" / "engines"))
+    )
 
 
 def test_a_source_of_an_unknown_user_names_its_parameter():

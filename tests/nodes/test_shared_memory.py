@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_ros.nodes import middleware, shared_memory
-from lens_ros.nodes.middleware import PROFILE_VARIABLE, fitted_profile
-from lens_ros.nodes.shared_memory import MIB, SMALLEST_BYTES, SharedMemory
+from lens_ros.ros import middleware, shared_memory
+from lens_ros.ros.middleware import PROFILE_VARIABLE, fitted_profile
+from lens_ros.ros.shared_memory import MIB, SMALLEST_BYTES, SharedMemory
 
 SHIPPED = Path(__file__).resolve().parents[2] / "config" / "fastdds.xml"
 WANTED = 64 * MIB

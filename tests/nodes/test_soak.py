@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_ros.nodes.middleware import PROFILE_VARIABLE
+from lens_ros.ros.middleware import PROFILE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 3.0

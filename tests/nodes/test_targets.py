@@ -10,7 +10,7 @@ from ros_graph import TIMEOUT
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
-from lens_ros.nodes import conversions
+from lens_ros.ros import conversions
 from lens_ros.srv import SetInstruction
 
 Request = SetInstruction.Request

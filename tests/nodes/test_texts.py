@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_ros.nodes.reporting import described
-from lens_ros.nodes.texts import QUOTED, SENTENCE, escaped, shortened
+from lens_ros.ros.reporting import described
+from lens_ros.ros.texts import QUOTED, SENTENCE, escaped, shortened
 
 
 @given(st.text(max_size=300), st.integers(1, 100))

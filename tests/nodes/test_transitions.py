@@ -13,11 +13,9 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_graph import TIMEOUT, Graph, Log
 
-from lens_ros.nodes import loading
-from lens_ros.nodes.executor import CallbackExecutor
-from lens_ros.nodes.lifecycle import TransitionRefused
-from lens_ros.nodes.perception import WAITING_SERVICES, WAITING_THREADS, PerceptionNode
-from lens_ros.nodes.processes import (
+from lens_ros.nodes.perception import model_loading
+from lens_ros.nodes.perception.node import WAITING_SERVICES, WAITING_THREADS, PerceptionNode
+from lens_ros.ros.driver import (
     ACTIVATE,
     ACTIVE,
     CLEANUP,
@@ -26,6 +24,8 @@ from lens_ros.nodes.processes import (
     INACTIVE,
     UNCONFIGURED,
 )
+from lens_ros.ros.lifecycle import TransitionRefused
+from lens_ros.ros.workarounds.executor import CallbackExecutor
 
 
 class Gate:
@@ -50,7 +50,7 @@ class Gate:
 @pytest.fixture
 def node(graph: Graph, monkeypatch):
     """An unconfigured node with the executor of its process, which spins in a thread."""
-    monkeypatch.setattr(loading, "load_lens", lambda settings: Finder())
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
     overrides = [Parameter("tracking", value=False), Parameter("build_engines", value=False)]
     node = PerceptionNode(context=graph.context, parameter_overrides=overrides)
     executor = CallbackExecutor(WAITING_SERVICES, WAITING_THREADS, context=graph.context)
@@ -73,7 +73,7 @@ def test_everything_but_a_transition_is_answered_during_each_transition(graph, n
     graph.meet("perception", TIMEOUT)
     graph.wait_until(client.service_is_ready, TIMEOUT, "the service")
     for transition, during, afterwards, where in (
-        (CONFIGURE, State.TRANSITION_STATE_CONFIGURING, INACTIVE, (loading, "load_lens")),
+        (CONFIGURE, State.TRANSITION_STATE_CONFIGURING, INACTIVE, (model_loading, "load_lens")),
         (ACTIVATE, State.TRANSITION_STATE_ACTIVATING, ACTIVE, (node._answers, "begin")),
         (DEACTIVATE, State.TRANSITION_STATE_DEACTIVATING, INACTIVE, (node, "_stop")),
         (CLEANUP, State.TRANSITION_STATE_CLEANINGUP, UNCONFIGURED, (node, "_release")),
@@ -134,8 +134,8 @@ def test_a_transition_that_does_not_start_here_is_refused_and_said(graph, node, 
 
 
 def test_a_manager_that_is_quicker_than_autostart_has_its_way(graph, node, monkeypatch):
-    gate = Gate(loading.load_lens)
-    monkeypatch.setattr(loading, "load_lens", gate)
+    gate = Gate(model_loading.load_lens)
+    monkeypatch.setattr(model_loading, "load_lens", gate)
     results = []
     manager = threading.Thread(target=lambda: results.append(node.trigger_configure()))
     manager.start()

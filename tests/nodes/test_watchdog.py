@@ -18,7 +18,7 @@ import ctypes, sys, time
 import rclpy
 from rclpy.node import Node
 from lens_ros.nodes import lifetime
-from lens_ros.nodes.executor import CallbackExecutor
+from lens_ros.ros.workarounds.executor import CallbackExecutor
 
 class Stuck(Node):
     in_transition = hangs = False

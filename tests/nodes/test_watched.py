@@ -7,10 +7,10 @@ import re
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from lens_ros.commands.watch_view import _show
+from lens_ros.commands.watched_node import KEPT_VERDICTS, Watched, rendered
 from lens_ros.msg import Instance, Reasoning, Segmentation
-from lens_ros.nodes.measurements import Measurements
-from lens_ros.nodes.watch import _show
-from lens_ros.nodes.watched import KEPT_VERDICTS, Watched, rendered
+from lens_ros.nodes.perception.measurements import Measurements
 
 
 def heard() -> Watched:

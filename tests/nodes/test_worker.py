@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lens_ros.nodes.agenda import StoppedError, TooManyError
-from lens_ros.nodes.following import TargetFollower
-from lens_ros.nodes.throttle import Throttle
-from lens_ros.nodes.work import Job
-from lens_ros.nodes.worker import InferenceWorker
+from lens_ros.nodes.perception.follower import TargetFollower
+from lens_ros.nodes.perception.scheduler import StoppedError, TooManyError
+from lens_ros.nodes.perception.tasks import Job
+from lens_ros.nodes.perception.worker import InferenceWorker
+from lens_ros.ros.throttle import Throttle
 
 TIMEOUT = 20.0
 

@@ -50,7 +50,7 @@ def test_executables_start_the_python_of_the_build(prefix: Path, name: str) -> N
 def test_installed_modules_have_bytecode(package: Path) -> None:
     """Written by us and generated."""
     sources = list(package.rglob("*.py"))
-    assert {package / "nodes" / "perception.py", package / "msg" / "__init__.py"} <= set(sources)
+    assert {package / "nodes" / "perception" / "node.py", package / "msg" / "__init__.py"} <= set(sources)
     missing = [s for s in sources if not Path(importlib.util.cache_from_source(str(s))).is_file()]
     assert missing == [], "run `make setup` or `colcon build`"
 

@@ -24,7 +24,6 @@ IN_ENVIRONMENT = Path(sys.prefix) == ROOT / ".venv" and (ROOT / ".venv" / "lens_
 needs_environment = pytest.mark.skipif(not IN_ENVIRONMENT, reason="not run by `make test`")
 DISTRIBUTIONS = ("jazzy", "kilted")
 USES = ("base", "robot", "engines", "simulation", "training", "tests")
-ROS_MODULES = {"rclpy", "geometry_msgs", "launch", "launch_ros", "sensor_msgs", "std_msgs"}
 
 
 def setup_keywords() -> dict[str, ast.expr]:
@@ -58,7 +57,7 @@ def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel made of a source distribution, which was made of a copy of this checkout."""
     folder = tmp_path_factory.mktemp("sdist")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("lens_ros", "training", "models", "requirements"):
+    for name in ("lens_ros", "models", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
@@ -79,11 +78,10 @@ def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_models_and_data(built_wheel: zipfile.ZipFile) -> None:
     names = set(built_wheel.namelist())
     expected = {f"lens_ros/{path.relative_to(ROOT)}" for path in (ROOT / "models").glob("*/*")}
-    for folder in ("lens_ros", "training"):
-        kept = (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-        expected |= {str(path.relative_to(ROOT)) for path in kept}
+    kept = (p for p in (ROOT / "lens_ros").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    expected |= {str(path.relative_to(ROOT)) for path in kept}
     assert expected - names == set()
-    assert {name.split("/")[0] for name in names} == {"lens_ros", "training", "lens_ros-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"lens_ros", "lens_ros-0.1.0.dist-info"}
 
 
 def test_wheel_requires_what_a_robot_needs(built_wheel: zipfile.ZipFile) -> None:
@@ -150,26 +148,6 @@ def test_every_requirement_is_pinned(python: str) -> None:
             assert name in pins, f"{use}.txt requires {name}, constraints.txt does not pin it"
             [pin] = pins[name].specifier
             assert requirement.specifier.contains(pin.version), f"{use}.txt does not admit {pins[name]}"
-
-
-def test_ros_is_imported_by_the_nodes_only() -> None:
-    """Training, model, simulator and evaluation work where there is no ROS."""
-    offenders = []
-    for path in [*(ROOT / "lens_ros").rglob("*.py"), *(ROOT / "training").rglob("*.py")]:
-        if (ROOT / "lens_ros" / "nodes") in path.parents:
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module or ""]
-            offenders += [
-                f"{path.relative_to(ROOT)}:{node.lineno} {name}"
-                for name in names
-                if name.split(".")[0] in ROS_MODULES or re.match(r"lens_ros\.(msg|srv|action)\b", name)
-            ]
-    assert offenders == []
 
 
 def test_every_interface_is_built() -> None:
@@ -264,7 +242,7 @@ assert main(["segment", "docs/images/contact_sheet.jpg", "the mug", "--out", out
 """
 NODE = """
 import rclpy
-from lens_ros.nodes.perception import PerceptionNode
+from lens_ros.nodes.perception.node import PerceptionNode
 rclpy.init(domain_id=int(os.environ["ROS_DOMAIN_ID"]))
 node = PerceptionNode()
 node.trigger_configure(), node.trigger_activate(), node.close()

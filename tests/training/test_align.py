@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lens_ros.model import prompts
-from lens_ros.model.answers import parse_answer
+from lens_ros.model.answer_parsing import parse_answer
 from lens_ros.model.checkpoint import find_model, load_model
 from training.align import Alignment
 from training.config import AlignConfig
@@ -20,7 +20,7 @@ from training.data.tabletop import TabletopShards
 from training.loop import train
 from training.lora import LoraConfig
 from training.parts import part_of
-from training.plot import read_metrics
+from training.tools.plot import read_metrics
 
 SIDE = 224
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lens_ros.model.checkpoint import find_model, load_model
-from training.average import average, main
+from training.tools.average import average, main
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from training.calibrate import Case, calibration_error, fitted, scores, threshold_for, with_threshold
+from training.tools.calibrate import Case, calibration_error, fitted, scores, threshold_for, with_threshold
 
 
 def drawn(weights: tuple[float, float, float, float], count: int, seed: int) -> list[Case]:

@@ -10,8 +10,8 @@ import cv2
 import pytest
 
 from lens_ros.evaluation.metrics import Score
-from training.compare import ARMS, SPLITS, START, UNSEEN, compared, draw, main, run_folder, table
 from training.data.questions import Split
+from training.tools.compare import ARMS, SPLITS, START, UNSEEN, compared, draw, main, run_folder, table
 
 SEEDS = [0, 1]
 

@@ -26,8 +26,8 @@ from training.checkpoint import finished, point
 from training.config import save_config
 from training.loop import Task, Turn, learning_rate_scale, train
 from training.nano import build_nano
-from training.plot import read_metrics
 from training.progress import Means, Reporter, mean_of
+from training.tools.plot import read_metrics
 
 PROGRAM = Path(__file__).with_name("small_task.py")
 

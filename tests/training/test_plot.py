@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.plot import main, read_metrics
+from training.tools.plot import main, read_metrics
 
 LINES = [
     {"step": 50, "seconds": 60, "boxes/iou": 0.1},

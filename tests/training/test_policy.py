@@ -20,9 +20,9 @@ from benchmarks.first_mask import random_model, scaled
 from lens_ros.model import prompts
 from lens_ros.model.generation import generate
 from lens_ros.model.images import visual_grid
+from lens_ros.model.kv_cache import Reading
 from lens_ros.model.network import LensModel
 from lens_ros.model.positions import padded_mrope_positions
-from lens_ros.model.reading import Reading
 from tests.full_pass import full_pass
 from training.nano import build_nano
 from training.policy import Completions, Judged, Policy, without_adapters

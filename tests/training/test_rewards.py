@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_ros.model.answers import Answer, Box, parse_answer
+from lens_ros.model.answer_parsing import Answer, Box, parse_answer
 from training.rewards import RewardWeights, box_reward, combine, format_reward, segment_reward
 
 EXTENT = (100, 100)

@@ -13,8 +13,8 @@ import pytest
 from forked import run_module
 
 from lens_ros.model.checkpoint import load_model
-from training.plot import read_metrics
-from training.smoke import commands
+from training.tools.plot import read_metrics
+from training.tools.smoke import commands
 
 RUNS = ("supervise", "align", "reinforce")
 
@@ -31,7 +31,7 @@ def test_the_programs_work_together(opengl: None, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_they_are_started_by_one_command(opengl: None, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    subprocess.run([sys.executable, "-m", "training.smoke", str(out)], check=True, timeout=900)
+    subprocess.run([sys.executable, "-m", "training.tools.smoke", str(out)], check=True, timeout=900)
     check(out)
 
 

@@ -1,0 +1,1 @@
+"""The node `camera`: a recording or a folder of pictures as a camera."""

@@ -1,0 +1,1 @@
+"""The node `perception`: camera images and instructions in, reasoning and masks out."""

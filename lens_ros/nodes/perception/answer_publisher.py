@@ -1,0 +1,321 @@
+"""What goes out about each target: reasoning while it is written, then one segmentation."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidHandle
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header
+
+from lens_ros.msg import Reasoning as ReasoningMessage
+from lens_ros.msg import Segmentation as SegmentationMessage
+from lens_ros.nodes.perception.camera_images import ImageInput
+from lens_ros.nodes.perception.camera_info import CameraInfoInput
+from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.object_ids import Identities
+from lens_ros.nodes.perception.parameters import PerceptionParameters
+from lens_ros.nodes.perception.picture_publisher import Identified, PicturePublisher
+from lens_ros.nodes.perception.tasks import Answer, Frame, Target
+from lens_ros.ros import conversions
+from lens_ros.ros.endpoints import Endpoints
+from lens_ros.ros.reporting import described, is_ours, request_log, survives, traced
+from lens_ros.ros.texts import shortened
+
+if TYPE_CHECKING:
+    from lens_ros.lens import Segmentation
+
+DELIVERY_S = 1.0  # longest wait for a subscriber, which may have been killed
+DELIVERY_POLL_S = 0.01
+# Notes of measurements for /diagnostics, until the next answer; where only goals are sent, for a while.
+NOTED_S = 60.0
+REFUSAL = "answer trouble, refused"
+OTHER_TROUBLE = "answer trouble, other"
+
+
+class AnswerPublisher:
+    """The `Listener` of an `InferenceWorker`: publishes, logs and counts what the worker's thread reports."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        settings: Callable[[], PerceptionParameters],
+        measured: Measurements,
+        images: ImageInput,
+        camera_info: CameraInfoInput,
+    ) -> None:
+        self.node = node
+        self.model_id = ""
+        self._settings = settings
+        self._measured = measured
+        self._images = images
+        self._started_at = 0.0
+        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"answer mismatch {topic}", text))
+        self._log = request_log(node)
+        self._segmentations: Any = None
+        self._reasonings: Any = None
+        self._pictures = PicturePublisher(node, camera_info, measured)
+        self._streams: dict[int, ReasoningStream] = {}  # of the targets in progress, by id
+        self._identities = Identities()
+        self._reasoned_stamps: dict[int, Any] = {}  # of the images that were reasoned about, by target
+        self._lock = threading.Lock()  # of these two
+        self._shown_number = 0  # of the image that the latest pictures are about
+        self._shown: dict[int, tuple[Target, Identified]] = {}  # what they show, by target
+
+    def open(self) -> None:
+        """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""
+        self._log = request_log(self.node)
+        # Many instructions may be answered at once, say when the node is deactivated.
+        self._segmentations = self._endpoints.publisher(SegmentationMessage, "segmentation", 100)
+        self._reasonings = self._endpoints.publisher(ReasoningMessage, "reasoning", 50)
+        self._pictures.open()
+
+    def flush(self) -> None:
+        """Waits until every subscriber has every answer, for a moment: what a publisher has not delivered is
+        lost with it.
+        """
+        for publisher in (self._reasonings, self._segmentations):
+            if publisher is None:
+                continue
+            deadline = time.monotonic() + DELIVERY_S
+            # At the end of the process a cleanup may be going on in another thread, which waits as well.
+            with contextlib.suppress(InvalidHandle):
+                # In a wait of its own rclpy would keep the interpreter's lock, and all other threads waiting.
+                while not publisher.wait_for_all_acked(Duration()) and time.monotonic() < deadline:
+                    time.sleep(DELIVERY_POLL_S)
+
+    def close(self) -> None:
+        """Destroys the publishers."""
+        self.flush()
+        self._segmentations = self._reasonings = None
+        self._pictures.close()
+        self._endpoints.close()
+
+    def begin(self) -> None:
+        """A new worker begins, whose images are numbered from 1."""
+        self._shown_number, self._shown = 0, {}
+
+    def forget_objects(self) -> None:
+        """All objects get new ids."""
+        with self._lock:
+            self._identities.clear()
+
+    # What the worker calls ----------------------------------------------------------------------------------
+
+    def ended(self, target: Target) -> None:
+        """The ids of the target's objects may be used by others, and its trouble is over."""
+        self._measured.note(_trouble(target), "")
+        with self._lock:
+            self._forget(target)
+
+    def started(self, targets: Sequence[Target], frame: Frame) -> None:
+        """New counts for the reasoning of each target."""
+        self._started_at = time.monotonic()
+        rate = self._settings().reasoning_rate_hz
+        self._streams = {target.id: ReasoningStream(rate) for target in targets}
+
+    @survives
+    def text(self, target: Target, frame: Frame, text: str) -> None:
+        """Publishes the reasoning so far, unless the last message went out too short a time ago."""
+        stream = self._streams[target.id]
+        if stream.add(text):
+            self._reasonings.publish(
+                ReasoningMessage(
+                    header=frame.message.header,
+                    target_id=target.id,
+                    instruction=target.instruction,
+                    text=text,
+                    tokens=stream.tokens,
+                )
+            )
+
+    @survives
+    def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
+        """Publishes a segmentation and the last reasoning of each target, then the pictures of them all."""
+        header = frame.message.header
+        given = [answer for answer in answers if answer.result is not None]
+        identified = self._publish_segmentations(header, given, reasoned=True)
+        for answer in answers:
+            stream = self._streams.pop(answer.target.id)
+            if answer.result is None:
+                self.publish_unanswered(answer.target, header, answer.reason, stream)
+                self._say(answer.target, f"no answer: {answer.reason}")
+            else:
+                self._conclude_reasoning(answer, header, stream)
+        self._show(frame, rgb, given, identified)
+        for answer in given:
+            self._measured.count("answers")
+            self._measure(answer.result, ("preprocess", "reason", "decode"))
+            self._say(answer.target, _summary(answer.result))
+            self._measured.note(_trouble(answer.target), "")
+        if given:
+            self._measured.note(OTHER_TROUBLE, "")
+            self._measured.note(REFUSAL, "")
+            self._measured.add("total", 1e3 * (time.monotonic() - self._started_at))
+            self._measure_age(frame)
+
+    @survives
+    def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
+        """Publishes a segmentation of each target, then the pictures of them all."""
+        identified = self._publish_segmentations(frame.message.header, answers, reasoned=False)
+        self._show(frame, rgb, answers, identified)
+        self._measured.add("track", answers[0].result.preprocess_ms + answers[0].result.decode_ms)
+        self._measured.count("followed")
+        self._measure_age(frame)
+
+    def _publish_segmentations(
+        self, header: Header, answers: Sequence[Answer], *, reasoned: bool
+    ) -> list[Identified]:
+        identified = []
+        for answer in answers:
+            target, result = answer.target, answer.result
+            with self._lock:
+                ids = self._identities.assign(target.id, result.instances)
+                if reasoned:
+                    self._reasoned_stamps[target.id] = header.stamp
+                stamp = self._reasoned_stamps.get(target.id, header.stamp)
+                if target.ended:
+                    self._forget(target)
+            message = conversions.segmentation_to_message(result, header, target_id=target.id, ids=ids)
+            message.instruction, message.reasoned_stamp = target.instruction, stamp
+            self._segmentations.publish(message)
+            identified.append(Identified(result, ids))
+        return identified
+
+    def _show(
+        self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer], identified: Sequence[Identified]
+    ) -> None:
+        """Publishes the pictures of all targets with an answer about this image, those of before included;
+        nothing when a newer image was shown while the reasoner worked: pictures never go back in time.
+        """
+        if frame.number < self._shown_number:
+            return
+        if frame.number > self._shown_number:
+            self._shown_number, self._shown = frame.number, {}
+        for answer, each in zip(answers, identified, strict=True):
+            self._shown[answer.target.id] = answer.target, each
+        present = [each for target, each in self._shown.values() if not target.ended]
+        self._pictures.publish(frame.message.header, rgb, present)
+
+    def _conclude_reasoning(self, answer: Answer, header: Header, stream: ReasoningStream) -> None:
+        self._reasonings.publish(
+            ReasoningMessage(
+                header=header,
+                target_id=answer.target.id,
+                instruction=answer.target.instruction,
+                text=answer.result.reasoning or stream.text,  # the latter when the answer is malformed
+                tokens=answer.result.tokens,
+                finished=True,
+            )
+        )
+
+    def _say(self, target: Target, what: str) -> None:
+        self._log.info("answer", f"'{shortened(target.instruction)}': {what}")
+
+    def _measure(self, result: Segmentation, stages: Sequence[str]) -> None:
+        for stage in stages:
+            self._measured.add(stage, getattr(result, f"{stage}_ms"))
+
+    def _measure_age(self, frame: Frame) -> None:
+        age = self._images.age_ms(frame.message)
+        if age is not None:
+            self._measured.add("age when published", age)
+
+    def _forget(self, target: Target) -> None:
+        self._identities.forget(target.id)
+        self._reasoned_stamps.pop(target.id, None)
+
+    @survives
+    def unanswered(self, target: Target, reason: str) -> None:
+        """Publishes that a target ended before any image had been taken up for it."""
+        self.publish_unanswered(target, Header(), reason)
+        self._say(target, f"no answer: {reason}")
+
+    @survives
+    def unusable(self, frame: Frame, error: Exception) -> None:
+        """Logs why the image cannot be used."""
+        self._images.complain(error)
+
+    def failed(self, instruction: str, error: Exception, target: Target | None = None) -> str:
+        """Logs what went wrong in the model; returns the reason to publish. /diagnostics tell of a target's
+        failure until it is answered or ends.
+        """
+        reason = described(error)
+        details = "" if is_ours(error) else "\n".join(traced(error))
+        self._measured.count("failures")
+        trouble = f"'{shortened(instruction)}' failed: {reason}"
+        if target is None:
+            self._measured.note(OTHER_TROUBLE, trouble, seconds=NOTED_S)
+        else:
+            self._measured.note(_trouble(target), trouble)
+            if target.ended:  # in another thread, maybe before the note
+                self._measured.note(_trouble(target), "")
+        self._log.error(f"failed, {type(error).__name__}", trouble, details)
+        return reason
+
+    def publish_unanswered(
+        self, target: Target, header: Header, reason: str, stream: ReasoningStream | None = None
+    ) -> None:
+        """A segmentation and a final reasoning that say why there is no answer."""
+        text, tokens = (stream.text, stream.tokens) if stream is not None else ("", 0)
+        self._reasonings.publish(
+            ReasoningMessage(
+                header=header,
+                target_id=target.id,
+                instruction=target.instruction,
+                text=text,
+                tokens=tokens,
+                finished=True,
+                reason=reason,
+            )
+        )
+        self._segmentations.publish(
+            SegmentationMessage(
+                header=header,
+                target_id=target.id,
+                instruction=target.instruction,
+                reasoning=text,
+                reason=reason,
+                reasoned_stamp=header.stamp,
+                model=self.model_id,
+            )
+        )
+
+
+class ReasoningStream:
+    """Counts the tokens of one answer and decides which of them are worth a message."""
+
+    def __init__(self, rate_hz: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.text = ""
+        self.tokens = 0
+        self._interval = 1.0 / rate_hz if rate_hz > 0 else 0.0
+        self._clock = clock
+        self._next = -1.0
+
+    def add(self, text: str) -> bool:
+        """Takes the text so far, once per token; whether to publish it now. The first one is always
+        published.
+        """
+        self.text = text
+        self.tokens += 1
+        now = self._clock()
+        if now < self._next:
+            return False
+        self._next = now + self._interval
+        return True
+
+
+def _trouble(target: Target) -> str:
+    return f"answer trouble, {target.id}"
+
+
+def _summary(result: Segmentation) -> str:
+    accepted = sum(not instance.rejected for instance in result.instances)
+    found = f"{accepted} object(s)" if accepted else f"nothing ({result.reason})"
+    return f"{found} in {result.preprocess_ms + result.reason_ms + result.decode_ms:.0f} ms"

@@ -1,0 +1,289 @@
+"""The action `~/segment_instruction`: one instruction for one image, with progress and cancellation.
+
+Goals wait in the worker's queue, not in threads of the executor: any number of clients leaves the services
+responsive. (Awaiting a future in an execute callback is no way out: rclpy's executors poll it, at full load.)
+A goal is never dropped without a result: what cannot be served is aborted with the reason.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+
+from lens_ros.action import SegmentInstruction
+from lens_ros.nodes.perception.answer_publisher import ReasoningStream
+from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
+from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.parameters import PerceptionParameters
+from lens_ros.nodes.perception.services import RESPONSE_GRACE_S, request_objection
+from lens_ros.nodes.perception.tasks import Job
+from lens_ros.nodes.perception.worker import InferenceWorker
+from lens_ros.ros import conversions
+from lens_ros.ros.endpoints import goal_requests
+from lens_ros.ros.reporting import described, request_log
+from lens_ros.ros.texts import shortened
+
+MAX_WAITING_GOALS = 32  # each may hold an image
+# For clients that ask late. A change of one goal's state is told with the states of all goals that are kept:
+# with the 15 minutes that are Humble's default, busy clients would slow each other down.
+RESULTS_KEPT_S = 15
+CANCELLED = "cancelled by its client"
+Feedback = SegmentInstruction.Feedback
+
+
+class Goals:
+    """The action server; `worker()` is None while the node is inactive."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        settings: Callable[[], PerceptionParameters],
+        worker: Callable[[], InferenceWorker | None],
+        measured: Measurements,
+    ) -> None:
+        self._node = node
+        self._measured = measured
+        self._settings = settings
+        self._worker = worker
+        self._server: _DeferringActionServer | None = None
+        self._log = request_log(node)
+        self._changed = threading.Condition()
+        self._goals: dict[bytes, _Goal] = {}  # those without a result, by goal id
+        self._cancelled_early: set[bytes] = set()
+        self._arriving = 0  # goals that were let in and are not in `_goals` yet
+        self._ending = False
+        self._concluded_at = float("-inf")
+
+    def open(self) -> None:
+        """Begins to accept goals."""
+        self._ending = False
+        self._log = request_log(self._node)
+        self._server = _DeferringActionServer(
+            self._node,
+            SegmentInstruction,
+            "~/segment_instruction",
+            self._conclude,
+            callback_group=ReentrantCallbackGroup(),
+            goal_callback=self._let_in,
+            handle_accepted_callback=self._accepted,
+            cancel_callback=self._cancel,
+            result_timeout=RESULTS_KEPT_S,
+            **goal_requests(),
+        )
+
+    def close(self) -> None:
+        """Ends the server; call `drain` before, once the worker has stopped."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.destroy()
+
+    def drain(self, timeout: float) -> None:
+        """Lets no goal in any more, and waits until every one has its result, which takes another thread of
+        the executor.
+        """
+        with self._changed:
+            self._ending = True
+            self._changed.wait_for(lambda: not self._goals and not self._arriving, timeout)
+            left = self._concluded_at + RESPONSE_GRACE_S - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+
+    def _let_in(self, request: SegmentInstruction.Goal) -> GoalResponse:
+        """Every goal, to be aborted with the reason if need be: a rejection could not say why. At the end
+        there is nobody left to abort it.
+        """
+        with self._changed:
+            if self._ending:
+                return GoalResponse.REJECT
+            self._arriving += 1
+            return GoalResponse.ACCEPT
+
+    def _accepted(self, handle: Any) -> None:
+        server = self._server
+        assert server is not None
+        goal = _Goal(handle, server, self._settings())
+        with self._changed:
+            self._arriving -= 1
+            self._goals[goal.key] = goal
+            cancelled = goal.key in self._cancelled_early
+            self._cancelled_early.discard(goal.key)
+        if cancelled:
+            goal.job.finish(error=CANCELLED)
+            return
+        worker = self._worker()
+        objection = INACTIVE if worker is None else _objection(worker, handle.request)
+        if objection:
+            self._measured.count("refused")
+            self._log.warning("goal refused", f"goal refused: {objection}")
+            goal.job.finish(error=objection)
+        elif worker is not None:
+            self._log.info("goal", f"goal '{shortened(handle.request.instruction)}'")
+            goal.tell(Feedback.WAITING)
+            worker.submit(goal.job)
+
+    def _cancel(self, handle: Any) -> CancelResponse:
+        with self._changed:
+            goal = self._goals.get(_key(handle))
+            if goal is None:
+                # rclpy tells the client that its goal is accepted before it calls `_accepted`, and a quick
+                # client cancels in between. (A goal with a result is refused by rclpy itself.)
+                self._cancelled_early.add(_key(handle))
+                return CancelResponse.ACCEPT
+        worker = self._worker()
+        if worker is not None:
+            worker.cancel(goal.job, CANCELLED)
+        goal.job.finish(error=CANCELLED)
+        return CancelResponse.ACCEPT
+
+    def _conclude(self, handle: Any) -> SegmentInstruction.Result:
+        """The execute callback, run by the executor when the goal's job is done."""
+        with self._changed:
+            goal = self._goals[_key(handle)]
+        result = SegmentInstruction.Result()
+        try:
+            result.message = goal.job.error
+            if goal.job.error == CANCELLED:
+                goal.await_cancel_request()
+                handle.canceled()
+            elif goal.job.error:
+                handle.abort()
+            else:
+                result.segmentation = conversions.segmentation_to_message(
+                    goal.job.result, goal.job.message.header
+                )
+                result.segmentation.instruction = handle.request.instruction
+                result.success = True
+                handle.succeed()
+        except Exception as error:  # such as a result that does not fit into its message
+            result = SegmentInstruction.Result(message=f"internal error: {described(error)}")
+            self._log.error(f"goal, {type(error).__name__}", result.message)
+            if handle.is_active:
+                handle.abort()
+        finally:
+            with self._changed:
+                del self._goals[goal.key]
+                del goal.job  # it refers back, and would keep its image and masks until garbage is collected
+                handle.request.image = Image()  # rclpy keeps the request for as long as the result
+                self._concluded_at = time.monotonic()
+                self._changed.notify_all()
+        how = result.message or "answered"
+        self._log.info("goal ended", f"goal '{shortened(handle.request.instruction)}': {how}")
+        return result
+
+
+class _DeferringActionServer(ActionServer):
+    """Lets a goal be EXECUTING while its job runs elsewhere: executing calls no callback by itself.
+
+    And may be destroyed while an executor is about to wait for it: rclpy then waits for it all the same, and
+    fails.
+    """
+
+    _destroyed = False
+
+    def destroy(self) -> None:
+        """Ends the server."""
+        self._destroyed = True
+        super().destroy()
+
+    def add_to_wait_set(self, wait_set: Any) -> None:
+        """Nothing, once destroyed."""
+        if not self._destroyed:
+            super().add_to_wait_set(wait_set)
+
+    def is_ready(self, wait_set: Any) -> bool:
+        """Never, once destroyed."""
+        return not self._destroyed and super().is_ready(wait_set)
+
+    def notify_execute(self, goal_handle: Any, execute_callback: Any) -> None:
+        """What `goal_handle.execute()` ends in, after the change of state."""
+
+    def conclude(self, goal_handle: Any) -> None:
+        """Has the executor call the execute callback, which gives the goal its result."""
+        super().notify_execute(goal_handle, None)
+
+
+class _Goal:
+    """A goal and its job: passes progress on to the client, and the end of the job to the server."""
+
+    def __init__(self, handle: Any, server: _DeferringActionServer, settings: PerceptionParameters) -> None:
+        self.key = _key(handle)
+        self._handle = handle
+        self._server = server
+        self._max_new_tokens = settings.max_new_tokens
+        self._stream = ReasoningStream(settings.reasoning_rate_hz)
+        self._executing = threading.Lock()
+        self._executed = False
+        request = handle.request
+        self.job = Job(
+            request.instruction,
+            None if request.use_latest_image else request.image,
+            on_start=self._start,
+            on_text=self._text,
+            on_decode=lambda: self.tell(Feedback.DECODING),
+            on_done=self._done,
+        )
+
+    def tell(self, stage: str) -> None:
+        """Sends feedback: the stage, and how far it is."""
+        written = min(self._stream.tokens / self._max_new_tokens, 1.0)
+        progress = {
+            Feedback.WAITING: 0.0,
+            Feedback.ENCODING: 0.05,
+            Feedback.REASONING: 0.1 + 0.8 * written,
+            Feedback.DECODING: 0.9,
+        }[stage]
+        feedback = Feedback(
+            stage=stage,
+            partial_reasoning=self._stream.text,
+            tokens=self._stream.tokens,
+            progress=progress,
+        )
+        self._handle.publish_feedback(feedback)
+
+    def await_cancel_request(self) -> None:
+        """The job ends inside the cancel callback, a moment before the goal becomes CANCELING."""
+        deadline = time.monotonic() + 2.0
+        while not self._handle.is_cancel_requested and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def _start(self) -> None:
+        self._execute()
+        self.tell(Feedback.ENCODING)
+
+    def _text(self, text: str) -> None:
+        if self._stream.add(text):
+            self.tell(Feedback.REASONING)
+
+    def _done(self, job: Job) -> None:
+        self._execute()
+        self._server.conclude(self._handle)
+
+    def _execute(self) -> None:
+        """ACCEPTED becomes EXECUTING, unless the goal is CANCELING."""
+        with self._executing:
+            if self._executed:
+                return
+            self._executed = True
+            try:
+                self._handle.execute()
+            except Exception:
+                # A cancel request came between execute's test and its change of state.
+                if not self._handle.is_cancel_requested:
+                    raise
+
+
+def _objection(worker: InferenceWorker, goal: SegmentInstruction.Goal) -> str:
+    if worker.waiting_jobs >= MAX_WAITING_GOALS:
+        return f"busy: {worker.waiting_jobs} goals and requests are waiting already; try again later"
+    return instruction_objection(goal.instruction) if goal.use_latest_image else request_objection(goal)
+
+
+def _key(handle: Any) -> bytes:
+    return bytes(handle.goal_id.uuid)

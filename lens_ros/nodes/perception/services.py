@@ -1,0 +1,179 @@
+"""The services beside `~/set_instruction`: single requests, the camera stream on and off, a new start."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool, Trigger
+
+from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
+from lens_ros.nodes.perception.camera_images import ImageInput
+from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
+from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.tasks import Job
+from lens_ros.nodes.perception.worker import InferenceWorker
+from lens_ros.ros import conversions
+from lens_ros.ros.conversions import ConversionError
+from lens_ros.ros.endpoints import Endpoints
+from lens_ros.ros.reporting import request_log, survives
+from lens_ros.srv import Segment
+
+WAITING_SEGMENT_CALLS = (
+    2  # calls of ~/segment that may wait for the model at once; each holds one executor thread
+)
+# rclpy sends what a callback has returned some time later and tells nobody when; and it is to be delivered.
+RESPONSE_GRACE_S = 0.5
+
+
+class Services:
+    """`~/segment`, `~/enable` and `~/reset_tracking`; `worker()` is None while the node is inactive."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        worker: Callable[[], InferenceWorker | None],
+        images: ImageInput,
+        answers: AnswerPublisher,
+        measured: Measurements,
+    ) -> None:
+        self.node = node
+        self._measured = measured
+        self._worker = worker
+        self._images = images
+        self._answers = answers
+        self._endpoints = Endpoints(node)
+        self._log = request_log(node)
+        self._segment_slots = threading.BoundedSemaphore(WAITING_SEGMENT_CALLS)
+        self._responded_at = float("-inf")
+
+    def open(self) -> None:
+        """Begins to listen."""
+        self._log = request_log(self.node)
+        self._endpoints.service(Segment, "~/segment", self._on_segment, ReentrantCallbackGroup())
+        self._endpoints.service(SetBool, "~/enable", self._on_enable)
+        self._endpoints.service(Trigger, "~/reset_tracking", self._on_reset_tracking)
+
+    def drain(self, timeout: float) -> None:
+        """Waits until every call of `~/segment` has its response; call it once the worker has stopped."""
+        deadline = time.monotonic() + timeout
+        taken = [
+            self._segment_slots.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            for _ in range(WAITING_SEGMENT_CALLS)
+        ]
+        for _ in range(sum(taken)):
+            self._segment_slots.release()
+        left = self._responded_at + RESPONSE_GRACE_S - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+
+    def close(self) -> None:
+        """Listens no more; call `drain` before."""
+        self._endpoints.close()
+
+    @survives
+    def _on_segment(self, request: Segment.Request, response: Segment.Response) -> Segment.Response:
+        worker = self._worker()
+        image: Any = request.image
+        if worker is None:
+            objection = INACTIVE
+        elif is_empty(request.image):
+            image = worker.latest
+            objection = instruction_objection(request.instruction)
+            if not objection and image is None:
+                objection = self._without_image(worker)
+        else:
+            objection = request_objection(request)
+        if not objection and not self._segment_slots.acquire(blocking=False):
+            objection = (
+                f"busy: {WAITING_SEGMENT_CALLS} requests are waiting for the model already; try again "
+                "later, or use the action ~/segment_instruction, which queues"
+            )
+        if worker is None or objection:
+            self._measured.count("refused")
+            self._log.warning("request refused", f"request refused: {objection}")
+            response.message = objection
+            return response
+        job = Job(request.instruction, image)
+        try:
+            worker.submit(job)
+            job.done.wait()
+        finally:
+            self._responded_at = time.monotonic()
+            self._segment_slots.release()
+        if job.error:
+            response.message = job.error
+        else:
+            response.success = True
+            response.segmentation = conversions.segmentation_to_message(job.result, image.header)
+            response.segmentation.instruction = request.instruction
+        return response
+
+    def _without_image(self, worker: InferenceWorker) -> str:
+        if not worker.enabled:
+            return "the camera stream is disabled; enable it by ~/enable, or send an image along"
+        return (
+            f"the request holds no image, and no recent one has come on {self._images.topic}; start the "
+            "camera, or send an image along"
+        )
+
+    @survives
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        with self._images.changing:  # a transition opens and closes them in another thread
+            worker = self._worker()
+            if worker is None:
+                response.message = INACTIVE
+                return response
+            # The subscription goes as well: an image that nobody looks at is not even received.
+            if request.data and not worker.enabled:
+                self._images.open()
+            elif not request.data:
+                self._images.close()
+            worker.enable(request.data)
+        count = len(worker.targets)
+        response.success = True
+        response.message = (
+            f"camera images are looked at; {count} active instruction(s)"
+            if request.data
+            else f"camera images are ignored; {count} active instruction(s) wait for ~/enable"
+        )
+        self._log.info("enable", response.message)
+        return response
+
+    @survives
+    def _on_reset_tracking(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        worker = self._worker()
+        if worker is None:
+            response.message = INACTIVE
+            return response
+        self._answers.forget_objects()
+        response.success = True
+        response.message = f"{worker.ask_again()} active instruction(s) are answered anew"
+        self._log.info("reset tracking", response.message)
+        return response
+
+
+def is_empty(image: Image) -> bool:
+    """Return whether a message is as it was made, but for its header."""
+    return not (image.height or image.width or image.encoding or image.step or len(image.data))
+
+
+def request_objection(request: Segment.Request) -> str:
+    """What is wrong with the instruction or the image of a request or goal, or the empty string."""
+    objection = instruction_objection(request.instruction)
+    if not objection and is_empty(request.image):
+        return (
+            "the request holds no image; expected one, or use_latest_image for the camera's next image: set "
+            "one of these fields"
+        )
+    if not objection:
+        try:
+            conversions.check_image(request.image)
+        except ConversionError as error:
+            return str(error)
+    return objection

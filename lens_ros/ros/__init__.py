@@ -1,0 +1,1 @@
+"""Tools on top of rclpy that know nothing of segmentation, and the conversions of messages."""

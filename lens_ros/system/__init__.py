@@ -1,0 +1,1 @@
+"""Memory, the C allocator and the machine of this process. No ROS."""

@@ -1,0 +1,1 @@
+"""Track masks from image to image between two reasoning passes."""

@@ -1,0 +1,1 @@
+"""Programs around training: calibration, comparison, averaging, plots, a smoke test."""
