@@ -250,7 +250,9 @@ def test_more_signals_do_not_change_the_end_of_a_program(
 
 def test_an_interruption_within_exec_does_not_change_the_exit_status(tmp_path):
     (tmp_path / "interrupted.py").write_text(
+        "import signal\n"
         "from lens_ros import interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "try:\n"
         "    with interrupts.raised_once():\n"
         "        exec('import signal; signal.raise_signal(signal.SIGINT)')\n"
