@@ -158,11 +158,11 @@ def test_one_that_always_fails_is_a_warning_until_it_ends(make_node, conversatio
     node = make_node()
     conversation.wait_until_heard()
     conversation.ask("this breaks")
-    other = node.worker().add_instruction("the mug")
+    other = node.scheduler().add_instruction("the mug")
     assert conversation.wait_for_answer("the mug", with_images=True).reason == ""
     reader.latest.clear()
     assert level(reader.wait_for("answers", "'this breaks' failed")) == WARN
-    node.worker().remove(next(t.id for t in node.worker().targets if t is not other), "removed")
+    node.scheduler().remove(next(t.id for t in node.scheduler().targets if t is not other), "removed")
     assert level(reader.wait_for("answers", "no trouble")) == OK
 
 

@@ -64,8 +64,8 @@ def test_the_same_beside_another_one_becomes_the_only_one(graph, make_node, conv
     request = SetInstruction.Request(operation=SetInstruction.Request.ADD, instruction="blue mug")
     assert graph.call(SetInstruction, "perception/set_instruction", request, TIMEOUT).success
     conversation.say("red mug")
-    graph.wait_until(lambda: len(node.worker().targets) == 1, TIMEOUT, "one instruction")
-    assert node.worker().targets[0].instruction == "red mug"
+    graph.wait_until(lambda: len(node.scheduler().targets) == 1, TIMEOUT, "one instruction")
+    assert node.scheduler().targets[0].instruction == "red mug"
 
 
 def test_set_again_before_the_answer_keeps_the_id(graph, make_node, conversation):
@@ -90,8 +90,8 @@ def test_an_instruction_from_before_the_node_is_followed_at_each_activation(
     assert conversation.wait_for_answer("kept mug", with_images=True).tokens > 0
     graph.change_state("perception", DEACTIVATE, TIMEOUT)
     graph.change_state("perception", ACTIVATE, TIMEOUT)
-    graph.wait_until(lambda: node.worker().targets, TIMEOUT, "the kept instruction")
-    assert [target.instruction for target in node.worker().targets] == ["kept mug"]
+    graph.wait_until(lambda: node.scheduler().targets, TIMEOUT, "the kept instruction")
+    assert [target.instruction for target in node.scheduler().targets] == ["kept mug"]
 
 
 def test_what_is_kept_and_heard_comes_once_and_other_publishers_still_match(
@@ -104,7 +104,7 @@ def test_what_is_kept_and_heard_comes_once_and_other_publishers_still_match(
     conversation.wait_for_answer("kept mug", with_images=True)
     conversation.assert_it_works("red mug")  # from a volatile publisher
     graph.spin(1.0)
-    assert [target.instruction for target in node.worker().targets] == ["red mug"]
+    assert [target.instruction for target in node.scheduler().targets] == ["red mug"]
     assert [texts for texts, _ in finder.asked] == [["kept mug"], ["red mug"]]
     assert len(answers(conversation, "kept mug")) == 1
 

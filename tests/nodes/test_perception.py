@@ -119,10 +119,10 @@ def test_without_memory_the_answer_says_what_to_do(make_node, conversation, find
 
 def test_without_memory_for_all_at_once_each_is_answered_alone(graph, make_node, conversation, finder):
     node = make_node()
-    worker = node.worker()
+    scheduler = node.scheduler()
     conversation.wait_until_heard()
     for instruction in ("the greedy mug", "the modest mug"):
-        worker.add_instruction(instruction)
+        scheduler.add_instruction(instruction)
     for instruction in ("the greedy mug", "the modest mug"):
         assert conversation.wait_for_answer(instruction, with_images=True).instances
     assert [len(asked) for asked, _ in finder.asked] == [2, 1, 1]
@@ -285,13 +285,13 @@ def test_images_are_received_once_however_transitions_and_enable_meet(graph, mak
 
     def disabled_meanwhile(worker: InferenceWorker) -> None:
         start(worker)
-        worker.enable(False)
+        worker.scheduler.enable(False)
 
     monkeypatch.setattr(InferenceWorker, "start", disabled_meanwhile)
     node = make_node()
     assert graph.node.count_subscribers("image") == 0
     for _ in range(2):  # the second time it is subscribed to already
-        node.worker().enable(False)
+        node.scheduler().enable(False)
         response = graph.call(SetBool, "perception/enable", SetBool.Request(data=True), TIMEOUT)
         assert response.success
         assert node.count_subscribers("image") == 1

@@ -119,7 +119,7 @@ def test_the_limit_of_targets_is_explained(graph, make_node, call):
     assert not refused.success and refused.target_id == 0
     assert "2 instructions are active" in refused.message and "max_targets" in refused.message
     assert refused.instructions == ["one", "two"]
-    assert len(node.worker().targets) == 2
+    assert len(node.scheduler().targets) == 2
 
 
 def test_disabled_it_ignores_the_camera_and_keeps_its_instructions(graph, make_node, conversation, call):

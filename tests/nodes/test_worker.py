@@ -1,4 +1,7 @@
-"""The policy of the inference thread, without ROS and without a model."""
+"""The inference thread: pre-emption, failures, tracking and its end, without ROS and without a model.
+
+`test_scheduler.py` tests the policy without a thread.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,7 @@ import numpy as np
 import pytest
 
 from lens_ros.nodes.perception.follower import TargetFollower
-from lens_ros.nodes.perception.scheduler import StoppedError, TooManyError
-from lens_ros.nodes.perception.tasks import Job
+from lens_ros.nodes.perception.tasks import Job, StoppedError
 from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros.throttle import Throttle
 
@@ -108,7 +110,7 @@ def decode(message: str) -> np.ndarray:
 
 def submit(worker: InferenceWorker, instruction: str, message: str | None = None, **callbacks) -> Job:
     job = Job(instruction, message, **callbacks)
-    worker.submit(job)
+    worker.scheduler.submit(job)
     return job
 
 
@@ -125,10 +127,10 @@ def setting():
 
 def test_an_instruction_waits_for_the_first_image(setting):
     worker, _, listener, _ = setting
-    worker.set_instruction("red mug")
+    worker.scheduler.set_instruction("red mug")
     time.sleep(0.05)
     assert listener.events == []
-    worker.set_frame("image 1")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered")
     assert listener.events == [
         ("started", "red mug", "image 1"),
@@ -143,18 +145,18 @@ def test_what_failed_or_was_cancelled_lets_its_image_go_at_once(setting):
     gc.collect()
     gc.disable()
     try:
-        worker.set_frame("image 1")
-        worker.set_instruction("broken")
+        worker.scheduler.set_frame("image 1")
+        worker.scheduler.set_instruction("broken")
         listener.wait_for("unanswered", "broken")
         assert submit(worker, "broken", "image 2").done.wait(TIMEOUT)
         job = submit(worker, "slow", "image 3")
         while model.started[-1] != "slow":
             time.sleep(0.01)
-        worker.cancel(job, "changed my mind")
+        worker.scheduler.cancel(job, "changed my mind")
         assert job.done.wait(TIMEOUT) and job.error == "changed my mind"
-        worker.set_instruction("slow mug")
+        worker.scheduler.set_instruction("slow mug")
         listener.wait_for("started", "slow mug")
-        worker.set_instruction("mug")
+        worker.scheduler.set_instruction("mug")
         listener.wait_for("answered", "mug")
         deadline = time.monotonic() + TIMEOUT
         while any(image() is not None for image in model.saw):
@@ -165,35 +167,12 @@ def test_what_failed_or_was_cancelled_lets_its_image_go_at_once(setting):
     assert len(model.saw) == 5
 
 
-def test_an_instruction_is_answered_once_on_the_newest_image(setting):
-    worker, model, listener, _ = setting
-    for number in range(5):
-        worker.set_frame(f"image {number}")
-    worker.set_instruction("red mug")
-    listener.wait_for("answered", "red mug", "image 4")
-    worker.set_frame("image 5")
-    time.sleep(0.05)
-    assert model.started == ["red mug"]
-
-
-def test_an_interval_repeats_it_but_never_on_the_same_image(setting):
-    worker, model, listener, interval = setting
-    interval[0] = 0.01
-    worker.set_instruction("red mug")
-    worker.set_frame("image 1")
-    listener.wait_for("answered")
-    time.sleep(0.1)
-    assert len(model.started) == 1
-    worker.set_frame("image 2")
-    listener.wait_for("answered", "red mug", "image 2")
-
-
 def test_a_newer_instruction_pre_empts_the_one_in_progress(setting):
     worker, _, listener, _ = setting
-    worker.set_frame("image")
-    first = worker.set_instruction("slow one")
+    worker.scheduler.set_frame("image")
+    first = worker.scheduler.set_instruction("slow one")
     listener.wait_for("text")
-    second = worker.set_instruction("red mug")
+    second = worker.scheduler.set_instruction("red mug")
     listener.wait_for("answered", "red mug")
     assert second.id == first.id + 1
     assert listener.of("answered", "unanswered") == [
@@ -202,22 +181,12 @@ def test_a_newer_instruction_pre_empts_the_one_in_progress(setting):
     ]
 
 
-def test_an_instruction_replaced_before_any_image_is_not_lost(setting):
-    worker, _, listener, _ = setting
-    worker.set_instruction("one")
-    worker.set_instruction("two")
-    assert listener.events == [
-        ("ended", "one"),
-        ("unanswered", "one", None, "replaced by a newer instruction: 'two'"),
-    ]
-
-
 def test_no_instruction_of_a_flood_vanishes(setting):
     worker, _, listener, _ = setting
-    worker.set_frame("image")
+    worker.scheduler.set_frame("image")
     for number in range(200):
-        worker.set_instruction(f"slow {number}")
-    worker.set_instruction("last")
+        worker.scheduler.set_instruction(f"slow {number}")
+    worker.scheduler.set_instruction("last")
     listener.wait_for("answered", "last")
     told = [event[1] for event in listener.of("answered", "unanswered")]
     assert told == [*(f"slow {number}" for number in range(200)), "last"]
@@ -225,78 +194,39 @@ def test_no_instruction_of_a_flood_vanishes(setting):
 
 def test_clearing_ends_the_one_in_progress(setting):
     worker, _, listener, _ = setting
-    worker.set_frame("image")
-    worker.set_instruction("slow one")
+    worker.scheduler.set_frame("image")
+    worker.scheduler.set_instruction("slow one")
     listener.wait_for("text")
-    worker.clear("cleared")
+    worker.scheduler.clear("cleared")
     listener.wait_for("unanswered", "slow one", "image", "cleared")
-    assert worker.targets == []
+    assert worker.scheduler.targets == []
 
 
 def test_an_undecodable_image_is_reported_and_the_next_one_is_used(setting):
     worker, _, listener, _ = setting
-    worker.set_instruction("red mug")
-    worker.set_frame("bad image")
+    worker.scheduler.set_instruction("red mug")
+    worker.scheduler.set_frame("bad image")
     listener.wait_for("unusable", "bad image")
-    assert not worker.has_frame
-    worker.set_frame("image 2")
+    assert not worker.scheduler.has_frame
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("answered", "red mug", "image 2")
 
 
 def test_a_failing_model_is_reported_and_the_next_instruction_works(setting):
     worker, _, listener, _ = setting
-    worker.set_frame("image")
-    worker.set_instruction("broken")
+    worker.scheduler.set_frame("image")
+    worker.scheduler.set_instruction("broken")
     listener.wait_for("unanswered", "broken", "image", "reason: out of memory")
-    worker.set_instruction("red mug")
+    worker.scheduler.set_instruction("red mug")
     listener.wait_for("answered", "red mug")
-
-
-def test_what_the_model_fails_at_is_asked_again_ever_more_seldom():
-    now, well = [0.0], [False]
-    model, listener = Model(), Listener()
-
-    def infer(rgb, instructions, **options):
-        return model(rgb, instructions if well[0] else ["broken"], **options)
-
-    worker = InferenceWorker(infer, decode, listener, clock=lambda: now[0])
-    worker.start()
-    target = worker.set_instruction("red mug")
-    dues = []
-    for number in range(5):
-        worker.set_frame(f"image {number}")
-        listener.wait_for("unanswered", "red mug", f"image {number}")
-        dues.append(target.due - now[0])
-        now[0] = target.due
-    assert dues == [5.0, 10.0, 20.0, 40.0, 40.0]
-    well[0], now[0] = True, now[0] - 1.0
-    worker.set_frame("too early")
-    time.sleep(0.02)
-    now[0] += 1.0
-    worker.set_frame("image 6")
-    listener.wait_for("answered", "red mug", "image 6")
-    assert ("answered", "red mug", "too early") not in listener.events and target.failures == 0
-    worker.stop("end of test", grace_s=TIMEOUT)
-
-
-def test_an_interval_asks_again_sooner():
-    now = [0.0]
-    listener = Listener()
-    worker = InferenceWorker(Model(), decode, listener, interval=lambda: 2.0, clock=lambda: now[0])
-    worker.start()
-    target = worker.set_instruction("broken")
-    worker.set_frame("image")
-    listener.wait_for("unanswered", "broken")
-    assert target.due == 2.0
-    worker.stop("end of test", grace_s=TIMEOUT)
 
 
 def test_a_failing_listener_does_not_end_the_thread(setting):
     worker, _, listener, _ = setting
-    worker.set_frame("image")
-    worker.set_instruction("listener fails")
+    worker.scheduler.set_frame("image")
+    worker.scheduler.set_instruction("listener fails")
     listener.wait_for("failed", "listener fails")
-    worker.set_instruction("red mug")
+    worker.scheduler.set_instruction("red mug")
     listener.wait_for("answered", "red mug")
 
 
@@ -317,8 +247,8 @@ def test_stopping_answers_everything_that_is_pending():
     model, listener = Model(), Listener()
     worker = InferenceWorker(model, decode, listener)
     worker.start()
-    worker.set_frame("image")
-    worker.set_instruction("slow one")
+    worker.scheduler.set_frame("image")
+    worker.scheduler.set_instruction("slow one")
     listener.wait_for("text")
     waiting = submit(worker, "mug", "own")
     worker.stop("deactivated", grace_s=TIMEOUT)
@@ -332,10 +262,10 @@ def test_who_comes_after_the_end_hears_of_it():
     worker = InferenceWorker(Model(), decode, listener)
     worker.start()
     worker.stop("the node was deactivated", grace_s=TIMEOUT)
-    for start in (worker.set_instruction, worker.add_instruction):
+    for start in (worker.scheduler.set_instruction, worker.scheduler.add_instruction):
         with pytest.raises(StoppedError, match="the node was deactivated"):
             start("red mug")
-    assert worker.targets == [] and listener.events == []
+    assert worker.scheduler.targets == [] and listener.events == []
 
 
 def test_a_running_request_is_interrupted_by_stopping():
@@ -349,84 +279,23 @@ def test_a_running_request_is_interrupted_by_stopping():
     assert request.error == "deactivated"
 
 
-def test_target_ids_stay_in_uint16(setting):
-    worker, _, _, _ = setting
-    worker._last_id = 65534
-    assert [worker.set_instruction("a").id, worker.set_instruction("b").id] == [65535, 1]
-
-
-def test_ids_of_active_targets_are_not_given_again(setting):
-    worker, _, _, _ = setting
-    worker._last_id = 65534
-    kept = worker.set_instruction("kept")
-    first = worker.add_instruction("first")
-    worker._last_id = 65534
-    assert (kept.id, first.id, worker.add_instruction("second").id) == (65535, 1, 2)
-
-
 def test_several_targets_are_answered_as_one_batch(setting):
     worker, model, listener, _ = setting
     for instruction in ("red mug", "bowl", "spoon"):
-        worker.add_instruction(instruction)
-    worker.set_frame("image")
+        worker.scheduler.add_instruction(instruction)
+    worker.scheduler.set_frame("image")
     listener.wait_for("answered", count=3)
     assert model.started == ["red mug + bowl + spoon"]
-    assert [target.instruction for target in worker.targets] == ["red mug", "bowl", "spoon"]
-
-
-def test_an_interval_repeats_all_targets_together(setting):
-    worker, model, listener, interval = setting
-    interval[0] = 0.01
-    worker.add_instruction("red mug")
-    worker.set_frame("image 1")
-    listener.wait_for("answered", "red mug", "image 1")
-    worker.add_instruction("bowl")
-    worker.set_frame("image 2")
-    listener.wait_for("answered", "bowl", "image 2")
-    worker.set_frame("image 3")
-    listener.wait_for("answered", "bowl", "image 3")
-    listener.wait_for("answered", "red mug", "image 3")
-    assert model.started[-1] == "red mug + bowl"
-
-
-def test_adding_and_removing_does_not_disturb_the_others(setting):
-    worker, model, listener, _ = setting
-    worker.set_frame("image")
-    worker.set_instruction("slow one")
-    listener.wait_for("text", "slow one")
-    worker.add_instruction("red mug")
-    gone = worker.add_instruction("bowl")
-    assert worker.remove(gone.id, "removed") is gone and worker.remove(gone.id, "removed") is None
-    model.release.set()
-    listener.wait_for("answered", "red mug")
-    assert listener.of("answered", "unanswered") == [
-        ("unanswered", "bowl", None, "removed"),
-        ("answered", "slow one", "image"),
-        ("answered", "red mug", "image"),
-    ]
-
-
-def test_one_removed_from_a_running_batch_leaves_the_others_their_answers(setting):
-    worker, model, listener, _ = setting
-    worker.add_instruction("slow one")
-    gone = worker.add_instruction("bowl")
-    worker.set_frame("image")
-    listener.wait_for("text", "bowl")
-    worker.remove(gone.id, "removed")
-    time.sleep(0.02)
-    assert not listener.of("answered", "unanswered")
-    model.release.set()
-    listener.wait_for("answered", "slow one")
-    listener.wait_for("unanswered", "bowl", "image", "removed")
+    assert [target.instruction for target in worker.scheduler.targets] == ["red mug", "bowl", "spoon"]
 
 
 def test_setting_pre_empts_a_whole_batch_and_reports_each(setting):
     worker, _, listener, _ = setting
-    worker.add_instruction("slow one")
-    worker.add_instruction("bowl")
-    worker.set_frame("image")
+    worker.scheduler.add_instruction("slow one")
+    worker.scheduler.add_instruction("bowl")
+    worker.scheduler.set_frame("image")
     listener.wait_for("text", "bowl")
-    worker.set_instruction("red mug")
+    worker.scheduler.set_instruction("red mug")
     listener.wait_for("answered", "red mug")
     reason = "replaced by a newer instruction: 'red mug'"
     assert listener.of("answered", "unanswered") == [
@@ -439,8 +308,8 @@ def test_setting_pre_empts_a_whole_batch_and_reports_each(setting):
 def test_one_that_the_model_cannot_bear_costs_the_others_nothing(setting):
     worker, model, listener, _ = setting
     for instruction in ("red mug", "broken", "bowl"):
-        worker.add_instruction(instruction)
-    worker.set_frame("image")
+        worker.scheduler.add_instruction(instruction)
+    worker.scheduler.set_frame("image")
     listener.wait_for("answered", "bowl")
     assert listener.of("answered", "unanswered") == [
         ("answered", "red mug", "image"),
@@ -448,29 +317,6 @@ def test_one_that_the_model_cannot_bear_costs_the_others_nothing(setting):
         ("answered", "bowl", "image"),
     ]
     assert model.started == ["red mug + broken + bowl", "red mug", "broken", "bowl"]
-
-
-def test_there_is_a_limit_of_targets():
-    worker = InferenceWorker(Model(), decode, Listener(), max_targets=lambda: 2)
-    worker.add_instruction("one")
-    worker.add_instruction("two")
-    with pytest.raises(TooManyError):
-        worker.add_instruction("three")
-    worker.set_instruction("three")
-    assert [target.instruction for target in worker.targets] == ["three"]
-
-
-def test_asking_again_waits_for_a_newer_image_also_while_an_answer_is_in_progress(setting):
-    worker, model, listener, _ = setting
-    worker.set_frame("image 1")
-    worker.set_instruction("slow one")
-    listener.wait_for("text")
-    assert worker.ask_again() == 1
-    model.release.set()
-    listener.wait_for("answered", "slow one", "image 1")
-    worker.set_frame("image 2")
-    listener.wait_for("answered", "slow one", "image 2")
-    assert len(model.started) == 2
 
 
 @pytest.fixture
@@ -488,8 +334,8 @@ def hanging():
 
 def test_a_model_that_does_not_let_go_is_left_and_everything_answered_once(hanging):
     worker, model, listener = hanging
-    worker.set_frame("image")
-    worker.set_instruction("slow one")
+    worker.scheduler.set_frame("image")
+    worker.scheduler.set_instruction("slow one")
     listener.wait_for("text", "slow one", "i look")
     waiting = submit(worker, "mug", "own")
     assert not worker.stop("deactivated", grace_s=0.05)
@@ -521,10 +367,10 @@ def test_a_model_that_lets_go_late_is_not_kept(hanging):
     worker = InferenceWorker(other._infer, decode, listener, follower=follower)
     del follower
     worker.start()
-    worker.set_instruction("slow one")
-    worker.set_frame("image")
+    worker.scheduler.set_instruction("slow one")
+    worker.scheduler.set_frame("image")
     listener.wait_for("started", "slow one", "image")
-    assert not worker.stop("deactivated", grace_s=0.05) and kept() is not None
+    assert not worker.stop("deactivated", grace_s=0.05)
     model.release.set()
     worker._thread.join(TIMEOUT)
     assert not worker.alive and kept() is None  # the worker itself is still there
@@ -559,76 +405,16 @@ def test_signs_of_life_are_tokens():
     assert worker.silent_s == 0.0
 
 
-def test_images_that_are_stale_when_they_are_used_are_not(setting):
-    model, listener = Model(), Listener()
-    worker = InferenceWorker(model, decode, listener, fresh=lambda message: message != "stale")
-    worker.start()
-    worker.set_frame("stale")
-    worker.set_instruction("red mug")
-    worker.set_frame("image 2")
-    listener.wait_for("answered", "red mug", "image 2")
-    worker.stop("end of test", grace_s=TIMEOUT)
-    assert len(model.started) == 1
-
-
-def test_a_forgotten_image_is_not_used(setting):
-    worker, model, listener, _ = setting
-    worker.set_frame("image 1")
-    worker.forget_frame()
-    worker.set_instruction("red mug")
-    time.sleep(0.02)
-    assert not model.started
-    worker.set_frame("image 2")
-    listener.wait_for("answered", "red mug", "image 2")
-
-
-def test_the_rate_of_images_is_limited():
-    now = [100.0]
-    model, listener = Model(), Listener()
-    worker = InferenceWorker(
-        model, decode, listener, interval=lambda: 1e-9, max_rate_hz=lambda: 2.0, clock=lambda: now[0]
-    )
-    worker.start()
-    worker.set_instruction("red mug")
-    worker.set_frame("image 1")
-    listener.wait_for("answered", "red mug", "image 1")
-    now[0] = 100.4
-    worker.set_frame("image 2")
-    time.sleep(0.02)
-    assert len(model.started) == 1
-    now[0] = 100.6
-    worker.set_frame("image 3")
-    listener.wait_for("answered", "red mug", "image 3")
-    worker.stop("end of test", grace_s=TIMEOUT)
-    assert worker.superseded == 1  # image 2 had become due by then
-
-
-def test_while_disabled_camera_images_are_ignored_and_jobs_with_an_image_are_served(setting):
-    worker, _, listener, _ = setting
-    waiting = submit(worker, "bowl")
-    worker.enable(False)
-    assert waiting.done.wait(TIMEOUT) and "disabled" in waiting.error
-    assert "~/enable" in submit(worker, "bowl").error
-    worker.set_instruction("red mug")
-    worker.set_frame("image 1")
-    job = submit(worker, "mug", "own")
-    assert job.done.wait(TIMEOUT) and job.result == "mug"
-    assert not listener.of("started")
-    worker.enable(True)
-    worker.set_frame("image 2")
-    listener.wait_for("answered", "red mug")
-
-
 def test_jobs_for_the_next_camera_image_share_a_batch(setting):
     worker, model, _, _ = setting
-    worker.set_frame("image 1")
+    worker.scheduler.set_frame("image 1")
     jobs = [submit(worker, instruction) for instruction in ("mug", "bowl")]
     time.sleep(0.02)
     assert not model.started  # the image was there before them
-    worker.set_frame("bad image")
+    worker.scheduler.set_frame("bad image")
     time.sleep(0.02)
     assert not any(job.done.is_set() for job in jobs)
-    worker.set_frame("image 3")
+    worker.scheduler.set_frame("image 3")
     for job in jobs:
         assert job.done.wait(TIMEOUT) and job.message == "image 3" and job.result == job.instruction
     assert model.started == ["mug + bowl"]
@@ -653,29 +439,13 @@ def test_cancelling_ends_a_job_at_once_wherever_it_is(setting):
         time.sleep(0.001)
     waiting = submit(worker, "bowl", "own", on_done=finished.append)
     third = submit(worker, "mug", "own", on_done=finished.append)
-    worker.cancel(waiting, "cancelled")
-    worker.cancel(running, "cancelled")
+    worker.scheduler.cancel(waiting, "cancelled")
+    worker.scheduler.cancel(running, "cancelled")
     assert running.error == waiting.error == "cancelled"
     assert third.done.wait(TIMEOUT) and third.result == "mug"
-    worker.cancel(third, "cancelled")  # too late
+    worker.scheduler.cancel(third, "cancelled")  # too late
     assert finished == [waiting, running, third] and third.error == ""
     assert model.started == ["slow one", "mug"]
-
-
-def test_jobs_and_targets_take_turns(setting):
-    worker, model, listener, interval = setting
-    interval[0] = 1e-6
-    hold = submit(worker, "slow one", "own")
-    while not model.started:
-        time.sleep(0.001)
-    jobs = [submit(worker, f"job {number}", "own") for number in range(2)]
-    worker.set_instruction("red mug")
-    worker.set_frame("image")
-    model.release.set()
-    for job in (hold, *jobs):
-        assert job.done.wait(TIMEOUT)
-    listener.wait_for("answered", "red mug")
-    assert model.started == ["slow one", "red mug", "job 0", "job 1"]
 
 
 class Carrier:
@@ -738,30 +508,30 @@ def following():
 
 def test_what_was_found_is_followed_on_every_image_without_reasoning(following):
     worker, model, listener, _, _ = following
-    worker.set_instruction("red mug")
-    worker.set_frame("image 1")
+    worker.scheduler.set_instruction("red mug")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered", "red mug", "image 1")
     for number in (2, 3):
-        worker.set_frame(f"image {number}")
+        worker.scheduler.set_frame(f"image {number}")
         listener.wait_for("followed", "red mug", f"image {number}")
     assert model.started == ["red mug"]
 
 
 def test_what_is_lost_is_reasoned_about_again_but_not_at_once(following):
     worker, model, listener, carrier, now = following
-    target = worker.set_instruction("red mug")
-    worker.set_frame("image 1")
+    target = worker.scheduler.set_instruction("red mug")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered", "red mug", "image 1")
     carrier.lost.add(str(target.id))
-    worker.set_frame("image 2")
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("followed", "red mug", "image 2")
     assert len(model.started) == 1
     now[0] = 0.5
-    worker.set_frame("image 3")
+    worker.scheduler.set_frame("image 3")
     listener.wait_for("followed", "red mug", "image 3")
-    worker.set_frame("image 4")
+    worker.scheduler.set_frame("image 4")
     listener.wait_for("answered", "red mug", "image 4")
-    worker.set_frame("image 5")
+    worker.scheduler.set_frame("image 5")
     listener.wait_for("followed", "red mug", "image 5")
     assert len(model.started) == 2  # the next question has to wait
     assert ("followed", "red mug", "image 4") not in listener.events  # one segmentation of each image
@@ -769,14 +539,14 @@ def test_what_is_lost_is_reasoned_about_again_but_not_at_once(following):
 
 def test_others_are_followed_between_two_tokens(following):
     worker, model, listener, _, _ = following
-    worker.set_instruction("red mug")
-    worker.set_frame("image 1")
+    worker.scheduler.set_instruction("red mug")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered", "red mug")
-    worker.add_instruction("slow one")
-    worker.set_frame("image 2")
+    worker.scheduler.add_instruction("slow one")
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("started", "slow one", "image 2")
     assert ("followed", "red mug", "image 2") in listener.events  # also on the image that is reasoned about
-    worker.set_frame("image 3")
+    worker.scheduler.set_frame("image 3")
     listener.wait_for("followed", "red mug", "image 3")
     assert not listener.events.count(("answered", "slow one", "image 2"))
     model.release.set()
@@ -785,12 +555,12 @@ def test_others_are_followed_between_two_tokens(following):
 
 def test_ended_targets_are_followed_no_more(following):
     worker, _, listener, carrier, _ = following
-    gone = worker.add_instruction("red mug")
-    worker.add_instruction("bowl")
-    worker.set_frame("image 1")
+    gone = worker.scheduler.add_instruction("red mug")
+    worker.scheduler.add_instruction("bowl")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered", "bowl")
-    worker.remove(gone.id, "removed")
-    worker.set_frame("image 2")
+    worker.scheduler.remove(gone.id, "removed")
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("followed", "bowl", "image 2")
     assert ("followed", "red mug", "image 2") not in listener.events
     assert str(gone.id) not in carrier.targets
@@ -798,50 +568,50 @@ def test_ended_targets_are_followed_no_more(following):
 
 def test_a_reset_forgets_what_was_followed(following):
     worker, _, listener, carrier, _ = following
-    worker.set_instruction("red mug")
-    worker.set_frame("image 1")
+    worker.scheduler.set_instruction("red mug")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered", "red mug", "image 1")
-    worker.ask_again()
-    worker.set_frame("image 2")
+    worker.scheduler.ask_again()
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("answered", "red mug", "image 2")
-    worker.set_frame("image 3")
+    worker.scheduler.set_frame("image 3")
     listener.wait_for("followed", "red mug", "image 3")
     assert len(carrier.started) == 2
 
 
 def test_a_failure_to_follow_is_told_and_reasoned_about_later(following):
     worker, model, listener, carrier, now = following
-    target = worker.set_instruction("red mug")
-    worker.set_frame("image 1")
+    target = worker.scheduler.set_instruction("red mug")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("answered", "red mug", "image 1")
     carrier.broken = True
-    worker.set_frame("image 2")
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("failed", "following")
     assert carrier.targets == () and target.waiting and target.due == 5.0
     carrier.broken = False
-    worker.set_frame("image 3")
+    worker.scheduler.set_frame("image 3")
     time.sleep(0.02)
     now[0] = 5.0
-    worker.set_frame("image 4")
+    worker.scheduler.set_frame("image 4")
     listener.wait_for("answered", "red mug", "image 4")
-    worker.set_frame("image 5")
+    worker.scheduler.set_frame("image 5")
     listener.wait_for("followed", "red mug", "image 5")
     assert len(model.started) == 2
 
 
 def test_what_cannot_be_followed_is_asked_again_and_the_others_are_followed(following):
     worker, model, listener, carrier, now = following
-    hard, _ = worker.add_instruction("red mug"), worker.add_instruction("bowl")
+    hard, _ = worker.scheduler.add_instruction("red mug"), worker.scheduler.add_instruction("bowl")
     carrier.hard.add(str(hard.id))
-    worker.set_frame("image 1")
+    worker.scheduler.set_frame("image 1")
     listener.wait_for("failed", "following")
-    worker.set_frame("image 2")
+    worker.scheduler.set_frame("image 2")
     listener.wait_for("followed", "bowl", "image 2")
     assert ("followed", "red mug", "image 2") not in listener.events
     now[0] = 5.0
-    worker.set_frame("image 3")
+    worker.scheduler.set_frame("image 3")
     listener.wait_for("answered", "red mug", "image 3")
-    worker.set_frame("image 4")
+    worker.scheduler.set_frame("image 4")
     listener.wait_for("followed", "red mug", "image 4")
     assert model.started == ["red mug + bowl", "red mug"]
 
@@ -899,21 +669,3 @@ def test_throttle_passes_a_burst_and_counts_the_rest():
     now[0] = 5.0
     told = "5 (and 2 more like this in between)"
     assert [throttle("a", str(number)) for number in range(5, 9)] == [told, "6", "7", None]
-
-
-def test_a_job_cancelled_before_it_is_submitted_never_runs():
-    asked = []
-
-    def infer(rgb, instructions, **callbacks):
-        asked.extend(instructions)
-        return instructions
-
-    worker = InferenceWorker(infer, lambda message: message, Listener())
-    worker.start()
-    early, later = Job("early", np.zeros((1, 1, 3), np.uint8)), Job("later", np.zeros((1, 1, 3), np.uint8))
-    worker.cancel(early, "changed my mind")
-    worker.submit(early)
-    worker.submit(later)
-    assert later.done.wait(10)
-    worker.stop("the end", grace_s=TIMEOUT)
-    assert early.error == "changed my mind" and asked == ["later"]

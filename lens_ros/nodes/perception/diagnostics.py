@@ -107,7 +107,7 @@ class Diagnostics:
     def _state(self) -> DiagnosticStatus:
         situation, worker = self._situation, self._worker()
         state = self._present_state(worker)
-        targets = worker.targets if worker is not None else []
+        targets = worker.scheduler.targets if worker is not None else []
         level, text = DiagnosticStatus.OK, state + _next_step(state)
         troubles = [*self._measured.noted("namesakes"), *self._measured.noted("instruction mismatch")]
         if troubles:
@@ -122,7 +122,7 @@ class Diagnostics:
                 "state": state,
                 "active instructions": len(targets),
                 "instructions": "; ".join(f"{each.id}: {shortened(each.instruction)}" for each in targets),
-                "waiting goals and requests": worker.waiting_jobs if worker is not None else 0,
+                "waiting goals and requests": worker.scheduler.waiting_jobs if worker is not None else 0,
             },
         )
 
@@ -162,7 +162,7 @@ class Diagnostics:
                 "stamped in the future": measured.counted("future images"),
                 "time jumps": measured.counted("time jumps"),
                 "changes of form": measured.counted("changes of form"),
-                "dropped while wanted": worker.superseded if worker is not None else 0,
+                "dropped while wanted": worker.scheduler.superseded if worker is not None else 0,
                 **self._spread("age when received, ms", "age"),
             },
         )
@@ -223,7 +223,7 @@ class Diagnostics:
         return ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
 
     def _present_state(self, worker: InferenceWorker | None) -> str:
-        return "disabled" if worker is not None and not worker.enabled else self._situation.state
+        return "disabled" if worker is not None and not worker.scheduler.enabled else self._situation.state
 
     def _spread(self, name: str, series: str) -> dict[str, float]:
         quantiles = self._measured.quantiles(series)

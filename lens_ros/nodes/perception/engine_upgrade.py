@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode
 from lens_ros.nodes.perception import model_loading
 from lens_ros.nodes.perception.diagnostics import Situation
 from lens_ros.nodes.perception.parameters import PerceptionParameters
-from lens_ros.nodes.perception.worker import InferenceWorker
+from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.ros.reporting import described
 from lens_ros.system.memory import give_back
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class EngineWarmer:
-    """What serves meanwhile, and what is made, for one node; `worker()` is None while the node is inactive.
+    """Build missing engines while another backend serves; `scheduler()` is None while the node is inactive.
 
     The state "warming" is in `Situation.warming`; what went wrong in `Situation.engine_trouble`.
     """
 
     def __init__(
-        self, node: LifecycleNode, situation: Situation, worker: Callable[[], InferenceWorker | None]
+        self, node: LifecycleNode, situation: Situation, scheduler: Callable[[], Scheduler | None]
     ) -> None:
         self._node = node
         self._situation = situation
-        self._worker = worker
+        self._scheduler = scheduler
         self._lock = threading.Lock()
         self._closed = False
         self._lens: Lens | None = None
@@ -48,10 +48,10 @@ class EngineWarmer:
         self._begin()
 
     def activated(self) -> None:
-        """The worker has started: goes on making engines, after a look at those that were opened."""
-        worker, engines = self._worker(), getattr(self._lens, "engines", None)
-        if worker is not None:
-            worker.between(self._take_over)
+        """The scheduler has started: goes on making engines, after a look at those that were opened."""
+        scheduler, engines = self._scheduler(), getattr(self._lens, "engines", None)
+        if scheduler is not None:
+            scheduler.between(self._take_over)
         if engines is None or self._situation.engine_trouble:
             return
         then = "it is made anew" if self._settings.build_engines else "make it anew (lens build-engine)"
@@ -135,9 +135,9 @@ class EngineWarmer:
                 f"{trouble}. Remedy that, then clean up and configure the node; by hand: "
                 f"lens build-engine {wanted.folder} --backend {wanted.backend}"
             )
-        worker = self._worker()
-        if worker is not None:
-            worker.between(self._take_over)
+        scheduler = self._scheduler()
+        if scheduler is not None:
+            scheduler.between(self._take_over)
 
     def _open(self, wanted: Wanted) -> str:
         """Opens what was made; what prevents that, or the empty string."""

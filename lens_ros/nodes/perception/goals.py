@@ -22,9 +22,9 @@ from lens_ros.nodes.perception.answer_publisher import ReasoningStream
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Measurements
 from lens_ros.nodes.perception.parameters import PerceptionParameters
+from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.services import RESPONSE_GRACE_S, request_objection
 from lens_ros.nodes.perception.tasks import Job
-from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros import conversions
 from lens_ros.ros.endpoints import goal_requests
 from lens_ros.ros.reporting import described, request_log
@@ -39,19 +39,19 @@ Feedback = SegmentInstruction.Feedback
 
 
 class Goals:
-    """The action server; `worker()` is None while the node is inactive."""
+    """The action server; `scheduler()` is None while the node is inactive."""
 
     def __init__(
         self,
         node: LifecycleNode,
         settings: Callable[[], PerceptionParameters],
-        worker: Callable[[], InferenceWorker | None],
+        scheduler: Callable[[], Scheduler | None],
         measured: Measurements,
     ) -> None:
         self._node = node
         self._measured = measured
         self._settings = settings
-        self._worker = worker
+        self._scheduler = scheduler
         self._server: _DeferringActionServer | None = None
         self._log = request_log(node)
         self._changed = threading.Condition()
@@ -79,7 +79,7 @@ class Goals:
         )
 
     def close(self) -> None:
-        """Ends the server; call `drain` before, once the worker has stopped."""
+        """Ends the server; call `drain` before, once the scheduler has stopped."""
         server, self._server = self._server, None
         if server is not None:
             server.destroy()
@@ -117,16 +117,16 @@ class Goals:
         if cancelled:
             goal.job.finish(error=CANCELLED)
             return
-        worker = self._worker()
-        objection = INACTIVE if worker is None else _objection(worker, handle.request)
+        scheduler = self._scheduler()
+        objection = INACTIVE if scheduler is None else _objection(scheduler, handle.request)
         if objection:
             self._measured.count("refused")
             self._log.warning("goal refused", f"goal refused: {objection}")
             goal.job.finish(error=objection)
-        elif worker is not None:
+        elif scheduler is not None:
             self._log.info("goal", f"goal '{shortened(handle.request.instruction)}'")
             goal.tell(Feedback.WAITING)
-            worker.submit(goal.job)
+            scheduler.submit(goal.job)
 
     def _cancel(self, handle: Any) -> CancelResponse:
         with self._changed:
@@ -136,9 +136,9 @@ class Goals:
                 # client cancels in between. (A goal with a result is refused by rclpy itself.)
                 self._cancelled_early.add(_key(handle))
                 return CancelResponse.ACCEPT
-        worker = self._worker()
-        if worker is not None:
-            worker.cancel(goal.job, CANCELLED)
+        scheduler = self._scheduler()
+        if scheduler is not None:
+            scheduler.cancel(goal.job, CANCELLED)
         goal.job.finish(error=CANCELLED)
         return CancelResponse.ACCEPT
 
@@ -279,9 +279,9 @@ class _Goal:
                     raise
 
 
-def _objection(worker: InferenceWorker, goal: SegmentInstruction.Goal) -> str:
-    if worker.waiting_jobs >= MAX_WAITING_GOALS:
-        return f"busy: {worker.waiting_jobs} goals and requests are waiting already; try again later"
+def _objection(scheduler: Scheduler, goal: SegmentInstruction.Goal) -> str:
+    if scheduler.waiting_jobs >= MAX_WAITING_GOALS:
+        return f"busy: {scheduler.waiting_jobs} goals and requests are waiting already; try again later"
     return instruction_objection(goal.instruction) if goal.use_latest_image else request_objection(goal)
 
 

@@ -15,9 +15,8 @@ from std_msgs.msg import Header, String
 from lens_ros.inputs import InstructionError, check_instruction
 from lens_ros.nodes.perception.answer_publisher import NOTED_S, REFUSAL, AnswerPublisher
 from lens_ros.nodes.perception.measurements import Measurements
-from lens_ros.nodes.perception.scheduler import StoppedError, TooManyError
-from lens_ros.nodes.perception.tasks import Target
-from lens_ros.nodes.perception.worker import InferenceWorker
+from lens_ros.nodes.perception.scheduler import Scheduler
+from lens_ros.nodes.perception.tasks import StoppedError, Target, TooManyError
 from lens_ros.ros.endpoints import Endpoints, SubscriptionEventCallbacks, kept, reliable
 from lens_ros.ros.reporting import request_log, survives
 from lens_ros.ros.texts import shortened
@@ -38,19 +37,19 @@ class Instructions:
     the node is active and a publisher with transient-local durability exists, a second subscription asks for
     what that kept. Where none exists there is no second one: volatile publishers would warn about it.
 
-    `worker()` is None while the node is inactive; `image_topic()` is for the log.
+    `scheduler()` is None while the node is inactive; `image_topic()` is for the log.
     """
 
     def __init__(
         self,
         node: LifecycleNode,
-        worker: Callable[[], InferenceWorker | None],
+        scheduler: Callable[[], Scheduler | None],
         answers: AnswerPublisher,
         measured: Measurements,
         image_topic: Callable[[], str],
     ) -> None:
         self.node = node
-        self._worker = worker
+        self._scheduler = scheduler
         self._answers = answers
         self._measured = measured
         self._image_topic = image_topic
@@ -62,7 +61,7 @@ class Instructions:
         self._received: deque[tuple[int, str]] = deque(maxlen=REMEMBERED)
         self._newest = 0  # when the newest instruction was published, in ns of its publisher's clock
         self._kept: Any = None
-        self._kept_for: InferenceWorker | None = None  # another one after each activation
+        self._kept_for: Scheduler | None = None  # another one after each activation
 
     def open(self) -> None:
         """Begins to listen. Raises what rclpy raises for unusable qos_overrides."""
@@ -78,8 +77,8 @@ class Instructions:
 
     def follow(self, instruction: str) -> None:
         """Follows `instruction` instead of the present ones, or says why not, to the log and all readers."""
-        worker = self._worker()
-        if worker is None:
+        scheduler = self._scheduler()
+        if scheduler is None:
             self._ignore(instruction)
             return
         objection = instruction_objection(instruction)
@@ -88,11 +87,11 @@ class Instructions:
             refused = Target(0, instruction[:ECHOED_CHARACTERS])
             self._answers.publish_unanswered(refused, Header(), objection)
             return
-        if worker.active_alone(instruction) is not None:
+        if scheduler.active_alone(instruction) is not None:
             return  # published again and again: replaced each time, it would never be answered
-        self._announce(worker, instruction)
+        self._announce(scheduler, instruction)
         try:
-            worker.set_instruction(instruction)
+            scheduler.set_instruction(instruction)
         except StoppedError:
             self._ignore(instruction)
 
@@ -111,7 +110,7 @@ class Instructions:
     @survives
     def _on_kept_instruction(self, message: String, info: Mapping[str, Any]) -> None:
         # The node may have been deactivated meanwhile; it comes again after the next activation.
-        if self._worker() is not None and self._is_new(message, info, kept=True):
+        if self._scheduler() is not None and self._is_new(message, info, kept=True):
             self.follow(message.data)
 
     def _is_new(self, message: String, info: Mapping[str, Any], *, kept: bool) -> bool:
@@ -120,21 +119,21 @@ class Instructions:
         with self._receiving:
             if (published, message.data) in self._received or (kept and published < self._newest):
                 return False
-            if self._worker() is not None:
+            if self._scheduler() is not None:
                 self._received.append((published, message.data))
                 self._newest = max(self._newest, published)
             return True
 
     @survives
     def _look_for_kept(self) -> None:
-        worker = self._worker()
-        if worker is not self._kept_for:
+        scheduler = self._scheduler()
+        if scheduler is not self._kept_for:
             self._close_kept()
-            self._kept_for = worker
+            self._kept_for = scheduler
             with self._receiving:  # what is kept is followed again after each activation
                 self._received.clear()
                 self._newest = 0
-        wanted = worker is not None and any(
+        wanted = scheduler is not None and any(
             each.qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
             for each in self.node.get_publishers_info_by_topic(self.node.resolve_topic_name("instruction"))
         )
@@ -161,17 +160,17 @@ class Instructions:
     def _on_set_instruction(
         self, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> SetInstruction.Response:
-        worker = self._worker()
-        if worker is None:
+        scheduler = self._scheduler()
+        if scheduler is None:
             response.message = INACTIVE
             return response
         kinds = SetInstruction.Request
         if request.operation in (kinds.SET, kinds.ADD):
-            self._start(worker, request, response)
+            self._start(scheduler, request, response)
         elif request.operation == kinds.REMOVE:
-            self._remove(worker, request, response)
+            self._remove(scheduler, request, response)
         elif request.operation == kinds.CLEAR:
-            worker.clear("the instruction was cleared")
+            scheduler.clear("the instruction was cleared")
             response.success, response.message = True, "cleared"
         elif request.operation == kinds.LIST:
             response.success, response.message = True, "listed"
@@ -179,45 +178,45 @@ class Instructions:
             response.message = (
                 f"unknown operation {request.operation}; expected SET, ADD, REMOVE, CLEAR or LIST (0..4)"
             )
-        for target in worker.targets:
+        for target in scheduler.targets:
             response.target_ids.append(target.id)
             response.instructions.append(target.instruction)
         return response
 
     def _start(
-        self, worker: InferenceWorker, request: SetInstruction.Request, response: SetInstruction.Response
+        self, scheduler: Scheduler, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> None:
         response.message = instruction_objection(request.instruction)
         if response.message:
             self._refuse(response.message)
             return
         adding = request.operation == SetInstruction.Request.ADD
-        same = None if adding else worker.active_alone(request.instruction)
+        same = None if adding else scheduler.active_alone(request.instruction)
         if same is not None and not same.reported:  # asked again before it was answered
             response.success, response.target_id, response.message = True, same.id, "set"
             return
         try:
-            start = worker.add_instruction if adding else worker.set_instruction
+            start = scheduler.add_instruction if adding else scheduler.set_instruction
             target = start(request.instruction)
         except TooManyError:
             response.message = (
-                f"{len(worker.targets)} instructions are active, and max_targets allows no more; "
+                f"{len(scheduler.targets)} instructions are active, and max_targets allows no more; "
                 "REMOVE one of them, use SET to replace them, or raise the parameter max_targets"
             )
             return
         except StoppedError:
             response.message = INACTIVE
             return
-        self._announce(worker, request.instruction)
+        self._announce(scheduler, request.instruction)
         response.success, response.target_id = True, target.id
         response.message = "added" if adding else "set"
 
     def _remove(
-        self, worker: InferenceWorker, request: SetInstruction.Request, response: SetInstruction.Response
+        self, scheduler: Scheduler, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> None:
-        target = worker.remove(request.target_id, "the instruction was removed")
+        target = scheduler.remove(request.target_id, "the instruction was removed")
         if target is None:
-            active = ", ".join(str(each.id) for each in worker.targets) or "none"
+            active = ", ".join(str(each.id) for each in scheduler.targets) or "none"
             response.message = f"no active instruction has the id {request.target_id}; active: {active}"
             return
         response.success, response.target_id, response.message = True, target.id, "removed"
@@ -227,8 +226,8 @@ class Instructions:
         self._measured.note(REFUSAL, f"instruction refused: {objection}", seconds=NOTED_S)
         self._log.warning("refused", f"instruction refused: {objection}")
 
-    def _announce(self, worker: InferenceWorker, instruction: str) -> None:
-        waits = "" if worker.has_frame else f" waits for the first usable image on {self._image_topic()}"
+    def _announce(self, scheduler: Scheduler, instruction: str) -> None:
+        waits = "" if scheduler.has_frame else f" waits for the first usable image on {self._image_topic()}"
         self._log.info("instruction", f"instruction '{shortened(instruction)}'{waits}")
 
 

@@ -50,6 +50,7 @@ from lens_ros.nodes.perception.goals import Goals
 from lens_ros.nodes.perception.instructions import Instructions
 from lens_ros.nodes.perception.measurements import Measurements
 from lens_ros.nodes.perception.parameters import PerceptionParameters
+from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.services import WAITING_SEGMENT_CALLS, Services
 from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros import command_line, conversions, parameters, process
@@ -126,16 +127,21 @@ class PerceptionNode(PromptLifecycleNode):
         self._camera_info = CameraInfoInput(self, self._settings, measured, self._images.note_info)
         self._answers = AnswerPublisher(self, self._settings, measured, self._images, self._camera_info)
         self._instructions = Instructions(
-            self, self.worker, self._answers, measured, lambda: self._images.topic
+            self, self.scheduler, self._answers, measured, lambda: self._images.topic
         )
-        self._calls = Services(self, self.worker, self._images, self._answers, measured)
-        self._goals = Goals(self, self._settings, self.worker, measured)
-        self._warmer = EngineWarmer(self, self._situation, self.worker)
+        self._calls = Services(self, self.scheduler, self._images, self._answers, measured)
+        self._goals = Goals(self, self._settings, self.scheduler, measured)
+        self._warmer = EngineWarmer(self, self._situation, self.scheduler)
         self._diagnostics = Diagnostics(self, self._situation, self._settings, measured, self.worker)
 
     def worker(self) -> InferenceWorker | None:
-        """What works while the node is active."""
+        """Return the inference thread's worker; None unless the node is active."""
         return self._worker
+
+    def scheduler(self) -> Scheduler | None:
+        """Return the worker's scheduler; None unless the node is active."""
+        worker = self._worker
+        return None if worker is None else worker.scheduler
 
     @property
     def in_transition(self) -> bool:
@@ -212,7 +218,7 @@ class PerceptionNode(PromptLifecycleNode):
         self._worker.start()
         try:
             with self._images.changing:
-                if self._worker.enabled:  # `~/enable` is served already
+                if self._worker.scheduler.enabled:  # `~/enable` is served already
                     self._images.open()
             self._camera_info.open()
         except Exception as error:
@@ -347,12 +353,12 @@ class PerceptionNode(PromptLifecycleNode):
     def _on_image(self, message: ImageMessage) -> None:
         worker = self._worker
         if worker is not None:
-            worker.set_frame(message)
+            worker.scheduler.set_frame(message)
 
     def _on_silence(self) -> None:
         worker = self._worker
         if worker is not None:
-            worker.forget_frame()  # an answer about the past would mislead
+            worker.scheduler.forget_frame()  # an answer about the past would mislead
 
     def _loaded(self) -> Lens:
         lens = self._lens

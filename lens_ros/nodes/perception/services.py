@@ -16,8 +16,8 @@ from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
 from lens_ros.nodes.perception.camera_images import ImageInput
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.tasks import Job
-from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros import conversions
 from lens_ros.ros.conversions import ConversionError
 from lens_ros.ros.endpoints import Endpoints
@@ -32,19 +32,19 @@ RESPONSE_GRACE_S = 0.5
 
 
 class Services:
-    """`~/segment`, `~/enable` and `~/reset_tracking`; `worker()` is None while the node is inactive."""
+    """`~/segment`, `~/enable` and `~/reset_tracking`; `scheduler()` is None while the node is inactive."""
 
     def __init__(
         self,
         node: LifecycleNode,
-        worker: Callable[[], InferenceWorker | None],
+        scheduler: Callable[[], Scheduler | None],
         images: ImageInput,
         answers: AnswerPublisher,
         measured: Measurements,
     ) -> None:
         self.node = node
         self._measured = measured
-        self._worker = worker
+        self._scheduler = scheduler
         self._images = images
         self._answers = answers
         self._endpoints = Endpoints(node)
@@ -60,7 +60,7 @@ class Services:
         self._endpoints.service(Trigger, "~/reset_tracking", self._on_reset_tracking)
 
     def drain(self, timeout: float) -> None:
-        """Waits until every call of `~/segment` has its response; call it once the worker has stopped."""
+        """Waits until every call of `~/segment` has its response; call it once the scheduler has stopped."""
         deadline = time.monotonic() + timeout
         taken = [
             self._segment_slots.acquire(timeout=max(0.0, deadline - time.monotonic()))
@@ -78,15 +78,15 @@ class Services:
 
     @survives
     def _on_segment(self, request: Segment.Request, response: Segment.Response) -> Segment.Response:
-        worker = self._worker()
+        scheduler = self._scheduler()
         image: Any = request.image
-        if worker is None:
+        if scheduler is None:
             objection = INACTIVE
         elif is_empty(request.image):
-            image = worker.latest
+            image = scheduler.latest
             objection = instruction_objection(request.instruction)
             if not objection and image is None:
-                objection = self._without_image(worker)
+                objection = self._without_image(scheduler)
         else:
             objection = request_objection(request)
         if not objection and not self._segment_slots.acquire(blocking=False):
@@ -94,14 +94,14 @@ class Services:
                 f"busy: {WAITING_SEGMENT_CALLS} requests are waiting for the model already; try again "
                 "later, or use the action ~/segment_instruction, which queues"
             )
-        if worker is None or objection:
+        if scheduler is None or objection:
             self._measured.count("refused")
             self._log.warning("request refused", f"request refused: {objection}")
             response.message = objection
             return response
         job = Job(request.instruction, image)
         try:
-            worker.submit(job)
+            scheduler.submit(job)
             job.done.wait()
         finally:
             self._responded_at = time.monotonic()
@@ -114,8 +114,8 @@ class Services:
             response.segmentation.instruction = request.instruction
         return response
 
-    def _without_image(self, worker: InferenceWorker) -> str:
-        if not worker.enabled:
+    def _without_image(self, scheduler: Scheduler) -> str:
+        if not scheduler.enabled:
             return "the camera stream is disabled; enable it by ~/enable, or send an image along"
         return (
             f"the request holds no image, and no recent one has come on {self._images.topic}; start the "
@@ -125,17 +125,17 @@ class Services:
     @survives
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         with self._images.changing:  # a transition opens and closes them in another thread
-            worker = self._worker()
-            if worker is None:
+            scheduler = self._scheduler()
+            if scheduler is None:
                 response.message = INACTIVE
                 return response
             # The subscription goes as well: an image that nobody looks at is not even received.
-            if request.data and not worker.enabled:
+            if request.data and not scheduler.enabled:
                 self._images.open()
             elif not request.data:
                 self._images.close()
-            worker.enable(request.data)
-        count = len(worker.targets)
+            scheduler.enable(request.data)
+        count = len(scheduler.targets)
         response.success = True
         response.message = (
             f"camera images are looked at; {count} active instruction(s)"
@@ -147,13 +147,13 @@ class Services:
 
     @survives
     def _on_reset_tracking(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        worker = self._worker()
-        if worker is None:
+        scheduler = self._scheduler()
+        if scheduler is None:
             response.message = INACTIVE
             return response
         self._answers.forget_objects()
         response.success = True
-        response.message = f"{worker.ask_again()} active instruction(s) are answered anew"
+        response.message = f"{scheduler.ask_again()} active instruction(s) are answered anew"
         self._log.info("reset tracking", response.message)
         return response
 

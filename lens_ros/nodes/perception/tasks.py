@@ -1,18 +1,29 @@
-"""What an `InferenceWorker` works on: camera frames, active instructions, single jobs, and their outcomes."""
+"""Define what the inference thread works on, and the interfaces of the model and of the listener."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+AFTER_FAILURE_S = 5.0  # from a failure to the next reasoning pass; doubles with each further failure
+MOST_DOUBLINGS = 3
+
+
+class TooManyError(Exception):
+    """There are as many targets as `max_targets` allows."""
+
+
+class StoppedError(Exception):
+    """The scheduler has stopped and accepts nothing more; the text says why."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A camera image as it came: `message` is decoded only when it is used. `number` counts up."""
+    """A camera image as it arrived; `message` is decoded only when it is used. `number` counts up."""
 
     message: Any
     number: int
@@ -20,24 +31,30 @@ class Frame:
 
 @dataclass(eq=False)
 class Target:
-    """An active instruction. `ended` says why it is active no longer."""
+    """An instruction that is active until `ended` says why it is not."""
 
     id: int
     instruction: str
     ended: str = ""
-    reported: bool = False  # whether any answer, or why there is none, has gone out
+    reported: bool = False  # whether an answer, or the reason for none, was published
     after: int = -1  # Frame.number that the next image has to exceed
     waiting: bool = True  # for its next answer, whatever the interval says
-    due: float = 0.0  # earliest start of the next answer, on the worker's clock
+    due: float = 0.0  # earliest start of the next answer, on the scheduler's clock
     failures: int = 0  # of the model, since its last answer
+
+    def retry(self, now: float, *, repeated: bool) -> None:
+        """Schedule another reasoning pass after a failure; a repeated target may be due sooner."""
+        at = now + AFTER_FAILURE_S * 2 ** min(self.failures, MOST_DOUBLINGS)
+        self.failures += 1
+        self.waiting, self.due = True, min(self.due, at) if repeated else at
 
 
 @dataclass(eq=False)
 class Job:
-    """One instruction on one image, for a caller that waits on `done` or has asked to be told.
+    """One instruction on one image, for a caller that waits on `done` or passes callbacks.
 
     `message` is the image; None asks for the next camera image, which then takes its place. The callbacks
-    come from the worker's thread, `on_done` also from whoever cancels the job or stops the worker.
+    run in the inference thread; `on_done` also in the thread that cancels the job or stops the worker.
     """
 
     instruction: str
@@ -47,14 +64,14 @@ class Job:
     on_decode: Callable[[], None] | None = None  # the answer is written, masks come next
     on_done: Callable[[Job], None] | None = None
     after: int = -1  # Frame.number that the next camera image has to exceed
-    ended: str = ""  # why it was given up
+    ended: str = ""  # why it was cancelled
     done: threading.Event = field(default_factory=threading.Event)
     result: Any = None
     error: str = ""
     _finishing: threading.Lock = field(default_factory=threading.Lock)
 
     def finish(self, result: Any = None, error: str = "") -> None:
-        """Ends the job once; whatever comes later is ignored."""
+        """End the job; no-op if it has ended."""
         with self._finishing:
             if self.done.is_set():
                 return
@@ -65,8 +82,48 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Task: answer targets about an image, as one batch."""
+
+    targets: list[Target]
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Task: answer jobs about one image: the camera's `frame`, or None for the own image of a single job."""
+
+    jobs: list[Job]
+    frame: Frame | None
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Task: track all targets to a newer image."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Task: call a function while the model is idle."""
+
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Idle:
+    """No task; something may become due after `wait_s` seconds, or (None) only by a change."""
+
+    wait_s: float | None
+
+
+Task: TypeAlias = "Reason | Serve | Follow | Errand"
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What became of one target on one image: the model's result, or None and the reason."""
+    """Outcome for one target on one image: the model's result, or None and the reason."""
 
     target: Target
     result: Any
@@ -76,8 +133,8 @@ class Answer:
 class Infer(Protocol):
     """The model: (H, W, 3) uint8 RGB and instructions in, one answer each out.
 
-    `on_text(row, text)` is called after each token of each instruction with its reasoning so far, `on_decode`
-    when all is written. Raises when `cancelled()` turns true.
+    `on_text(row, text)` is called after each token of each instruction with the reasoning so far, `on_decode`
+    once all answers are generated. Raises if `cancelled()` becomes true.
     """
 
     def __call__(
@@ -92,30 +149,28 @@ class Infer(Protocol):
 
 
 class Listener(Protocol):
-    """Who is told. All methods are called from the worker's thread, except `ended` and `unanswered`."""
+    """Callbacks invoked by the inference thread; `ended` and `unanswered` by any thread."""
 
     def started(self, targets: Sequence[Target], frame: Frame) -> None:
-        """The model begins to work on these targets."""
+        """The model starts on these targets."""
 
     def text(self, target: Target, frame: Frame, text: str) -> None:
         """Another token of reasoning: `text` is all of it so far."""
 
     def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
-        """The model is through with an image; exactly once for each image that `started` was called for."""
+        """The model has finished an image; once for each call of `started`."""
 
     def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
-        """Targets were carried on to a newer image, without reasoning."""
+        """Targets were tracked to a newer image, without reasoning."""
 
     def ended(self, target: Target) -> None:
-        """The target is active no longer. Called from whatever thread ended it."""
+        """The target is no longer active. Called from the thread that ended it."""
 
     def unanswered(self, target: Target, reason: str) -> None:
-        """The target ended, without an answer, before any image had been taken up for it."""
+        """The target ended before the model started on it."""
 
     def unusable(self, frame: Frame, error: Exception) -> None:
-        """The image could not be decoded; whoever waited for it goes on waiting for a usable one."""
+        """The image could not be decoded; targets and jobs wait for the next one."""
 
     def failed(self, instruction: str, error: Exception, target: Target | None = None) -> str:
-        """The model raised `error`, about a target or a job; returns the reason to give for the missing
-        answer.
-        """
+        """The model raised `error` for a target or a job; return the reason to publish."""
