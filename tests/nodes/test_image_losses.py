@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_ros.nodes.perception.image_losses import Loss, Losses
+from lens_ros.nodes.perception.image_losses import ImageLosses, Loss
 
 MS = 1_000_000
 BEGIN = 1_700_000_000_000 * MS
@@ -32,14 +32,14 @@ def played(
     speed: float = 1.0,
     infos: bool = True,
     info_offset_ms: int = 0,
-) -> tuple[Losses, list[Loss]]:
+) -> tuple[ImageLosses, list[Loss]]:
     """Play a camera's frames, of which some images arrive; return every loss that was noticed, once a second.
 
     Args:
         speed: Seconds of the stamps' time per second of the clock.
     """
     watch = Watch()
-    losses, noticed, arriving, asked = Losses(clock=watch), [], set(arrives), 0.0
+    losses, noticed, arriving, asked = ImageLosses(clock=watch), [], set(arrives), 0.0
     for number in range(frames):
         stamp = BEGIN + int(number * period_ms * MS)
         watch.now = number * period_ms / 1000 / speed
@@ -100,7 +100,7 @@ def test_a_throttled_topic_is_fine(every: int, seed: int) -> None:
 
 def test_a_pause_is_fine() -> None:
     watch = Watch()
-    losses = Losses(clock=watch)
+    losses = ImageLosses(clock=watch)
     for number in range(60):
         watch.now += 30.0 if number % 20 == 19 else 0.03
         losses.info(BEGIN + number * 33 * MS)
@@ -114,7 +114,7 @@ def test_camera_info_of_another_camera_proves_nothing() -> None:
 
 
 def test_two_cameras_on_one_topic_and_a_recording_that_starts_over_prove_nothing() -> None:
-    losses = Losses(clock=Watch())
+    losses = ImageLosses(clock=Watch())
     for number in survivors(2000, 0.1, 0):
         for camera in (0, 500):
             stamp = BEGIN + (number - camera) * 33 * MS
@@ -124,7 +124,7 @@ def test_two_cameras_on_one_topic_and_a_recording_that_starts_over_prove_nothing
 
 
 def test_messages_without_a_stamp_are_ignored() -> None:
-    losses = Losses(clock=Watch())
+    losses = ImageLosses(clock=Watch())
     for _ in range(100):
         losses.info(0)
         losses.image(0)

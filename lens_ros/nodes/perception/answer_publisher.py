@@ -16,10 +16,10 @@ from std_msgs.msg import Header
 
 from lens_ros.msg import Reasoning as ReasoningMessage
 from lens_ros.msg import Segmentation as SegmentationMessage
-from lens_ros.nodes.perception.camera_images import ImageInput
+from lens_ros.nodes.perception.camera_images import CameraImages
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
 from lens_ros.nodes.perception.measurements import Measurements
-from lens_ros.nodes.perception.object_ids import Identities
+from lens_ros.nodes.perception.object_ids import ObjectIds
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.picture_publisher import Identified, PicturePublisher
 from lens_ros.nodes.perception.tasks import Answer, Frame, Target
@@ -47,7 +47,7 @@ class AnswerPublisher:
         node: LifecycleNode,
         settings: Callable[[], PerceptionParameters],
         measured: Measurements,
-        images: ImageInput,
+        images: CameraImages,
         camera_info: CameraInfoInput,
     ) -> None:
         self.node = node
@@ -62,7 +62,7 @@ class AnswerPublisher:
         self._reasonings: Any = None
         self._pictures = PicturePublisher(node, camera_info, measured)
         self._streams: dict[int, ReasoningStream] = {}  # of the targets in progress, by id
-        self._identities = Identities()
+        self._identities = ObjectIds()
         self._reasoned_stamps: dict[int, Any] = {}  # of the images that were reasoned about, by target
         self._lock = threading.Lock()  # of these two
         self._shown_number = 0  # of the image that the latest pictures are about

@@ -12,10 +12,10 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
-from lens_ros.nodes.perception.image_losses import Losses
+from lens_ros.nodes.perception.image_losses import ImageLosses
 from lens_ros.nodes.perception.measurements import Measurements
 from lens_ros.nodes.perception.parameters import PerceptionParameters
-from lens_ros.nodes.perception.stream_changes import Continuity
+from lens_ros.nodes.perception.stream_changes import StreamChanges
 from lens_ros.ros import conversions
 from lens_ros.ros.conversions import ConversionError
 from lens_ros.ros.endpoints import Endpoints, newest_only
@@ -34,7 +34,7 @@ LOSS_ADVICE = (
 CHANGE_NOTED_S = 10.0  # how long /diagnostics tells of a change that is over in a moment
 
 
-class ImageInput:
+class CameraImages:
     """The subscription to `image`, or to `image/compressed` by the parameter image_transport.
 
     `on_image(message)` is called for every image that has passed `check` and is `fresh`, `on_silence()` when
@@ -61,8 +61,8 @@ class ImageInput:
         self._log = ThrottledLog(node, settings().log_interval_s)
         self._last_at = 0.0
         self._silence_reported = False
-        self._continuity = Continuity()
-        self._losses = Losses()
+        self._continuity = StreamChanges()
+        self._losses = ImageLosses()
 
     def open(self) -> None:
         """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""
@@ -74,7 +74,7 @@ class ImageInput:
         self.topic = self.node.resolve_topic_name("image") + ("/compressed" if compressed else "")
         self._last_at = time.monotonic()
         self._silence_reported = False
-        self._continuity = Continuity()
+        self._continuity = StreamChanges()
         self._losses.clear()
         message_type = CompressedImage if compressed else Image
         self._endpoints.subscription(

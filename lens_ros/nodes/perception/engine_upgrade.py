@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lens_ros.lens import Lens
 
 
-class EngineWarmer:
+class EngineUpgrade:
     """Build missing engines while another backend serves; `scheduler()` is None while the node is inactive.
 
     The state "warming" is in `Situation.warming`; what went wrong in `Situation.engine_trouble`.

@@ -34,7 +34,7 @@ class Loss:
     infos_hz: float
 
 
-class Losses:
+class ImageLosses:
     """Compares the stamps of images with those of `camera_info`, both in ns. Thread-safe."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -33,20 +33,20 @@ from __future__ import annotations
 import functools
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from lens_ros.nodes.perception import model_loading
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
-from lens_ros.nodes.perception.camera_images import ImageInput, ImageMessage, decode
+from lens_ros.nodes.perception.camera_images import CameraImages, ImageMessage, decode
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
 from lens_ros.nodes.perception.diagnostics import Diagnostics, Situation
-from lens_ros.nodes.perception.engine_upgrade import EngineWarmer
+from lens_ros.nodes.perception.engine_upgrade import EngineUpgrade
 from lens_ros.nodes.perception.goals import Goals
+from lens_ros.nodes.perception.inference import Inference
 from lens_ros.nodes.perception.instructions import Instructions
 from lens_ros.nodes.perception.measurements import Measurements
 from lens_ros.nodes.perception.parameters import PerceptionParameters
@@ -60,10 +60,10 @@ from lens_ros.ros.reporting import PythonWarnings, ThrottledLog, described, trac
 from lens_ros.ros.texts import SENTENCE, shortened
 from lens_ros.ros.workarounds.executor import CallbackExecutor
 from lens_ros.srv import Segment
-from lens_ros.system.memory import enough_memory, give_back, is_out_of_memory
+from lens_ros.system.memory import give_back
 
 if TYPE_CHECKING:
-    from lens_ros.lens import Lens, Segmentation
+    from lens_ros.lens import Lens
 
 # What waits, for the model or for what a transition takes; everything else is answered at once.
 WAITING_SERVICES = (Segment, ChangeState)
@@ -123,7 +123,7 @@ class PerceptionNode(PromptLifecycleNode):
         self._loading = model_loading.Interruptible()
         self._situation = Situation()
         measured = Measurements()
-        self._images = ImageInput(self, self._settings, measured, self._on_image, self._on_silence)
+        self._images = CameraImages(self, self._settings, measured, self._on_image, self._on_silence)
         self._camera_info = CameraInfoInput(self, self._settings, measured, self._images.note_info)
         self._answers = AnswerPublisher(self, self._settings, measured, self._images, self._camera_info)
         self._instructions = Instructions(
@@ -131,7 +131,7 @@ class PerceptionNode(PromptLifecycleNode):
         )
         self._calls = Services(self, self.scheduler, self._images, self._answers, measured)
         self._goals = Goals(self, self._settings, self.scheduler, measured)
-        self._warmer = EngineWarmer(self, self._situation, self.scheduler)
+        self._warmer = EngineUpgrade(self, self._situation, self.scheduler)
         self._diagnostics = Diagnostics(self, self._situation, self._settings, measured, self.worker)
 
     def worker(self) -> InferenceWorker | None:
@@ -205,7 +205,7 @@ class PerceptionNode(PromptLifecycleNode):
         self._answers.begin()
         tones = ThrottledLog(self, self._settings().log_interval_s)
         self._worker = InferenceWorker(
-            self._infer,
+            Inference(self._loaded, self._settings, self._warmer.failed),
             functools.partial(decode, tones=conversions.Tones(functools.partial(tones.info, "tones"))),
             self._answers,
             fresh=self._images.fresh,
@@ -365,49 +365,6 @@ class PerceptionNode(PromptLifecycleNode):
         if lens is None:
             raise RuntimeError("the model was released while it was needed")
         return lens
-
-    def _infer(
-        self,
-        rgb: np.ndarray,
-        instructions: Sequence[str],
-        *,
-        on_text: Callable[[int, str], None],
-        on_decode: Callable[[], None],
-        cancelled: Callable[[], bool],
-    ) -> list[Segmentation]:
-        from lens_ros.engine.errors import EngineError
-        from lens_ros.nodes.perception.selection import select
-
-        settings = self._settings()
-        height, width = rgb.shape[:2]
-        asking = functools.partial(
-            self._loaded().segment_all,
-            rgb,
-            instructions,
-            think={"auto": None, "always": True, "never": False}[settings.think],
-            on_text=on_text,
-            on_decode=on_decode,
-            cancelled=cancelled,
-            max_new_tokens=settings.max_new_tokens,
-            score_threshold=None if settings.score_threshold < 0 else settings.score_threshold,
-        )
-        with enough_memory(
-            f"{len(instructions)} instruction(s) about an image of {width}x{height} pixels",
-            model_loading.ANSWERING_ADVICE,
-        ):
-            try:
-                results = asking()
-            except EngineError as error:
-                if is_out_of_memory(error):
-                    raise
-                self._warmer.failed(error)
-                results = asking()
-            except BaseException as error:
-                if isinstance(error, Exception):
-                    raise
-                # A panic of a library in Rust: nothing that should end this thread.
-                raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        return [select(result, max_instances=settings.max_instances) for result in results]
 
 
 def _endpoint_failure(error: Exception) -> str:

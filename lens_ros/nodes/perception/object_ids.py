@@ -13,7 +13,7 @@ LAST_ID = 65535  # ids are uint16, and 0 is the background of the labels image
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 
-class Identities:
+class ObjectIds:
     """Gives instances their ids, unique among all targets.
 
     An instance of a target keeps the id of the one it overlaps most in the target's previous answer; others

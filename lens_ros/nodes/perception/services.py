@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
-from lens_ros.nodes.perception.camera_images import ImageInput
+from lens_ros.nodes.perception.camera_images import CameraImages
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Measurements
 from lens_ros.nodes.perception.scheduler import Scheduler
@@ -38,7 +38,7 @@ class Services:
         self,
         node: LifecycleNode,
         scheduler: Callable[[], Scheduler | None],
-        images: ImageInput,
+        images: CameraImages,
         answers: AnswerPublisher,
         measured: Measurements,
     ) -> None:

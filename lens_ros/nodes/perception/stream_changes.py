@@ -22,7 +22,7 @@ class Change:
     text: str
 
 
-class Continuity:
+class StreamChanges:
     """Compares every image with the one before."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
