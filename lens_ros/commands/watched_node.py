@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from lens_ros.msg import Reasoning, Segmentation
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Measurements, Series
 from lens_ros.ros.texts import escaped
 
 KEPT_VERDICTS = 8  # instructions whose latest answers are shown
-STAGES = ("preprocess", "reason", "decode")
+STAGES = (Series.PREPROCESS, Series.REASON, Series.DECODE)
 MARGIN = 11  # columns of the titles
 LEVELS = {DiagnosticStatus.WARN: "WARN", DiagnosticStatus.ERROR: "ERROR", DiagnosticStatus.STALE: "STALE"}
 
@@ -41,10 +41,11 @@ class Watched:
             del self.verdicts[next(iter(self.verdicts))]
         if age_s is None:
             return  # an instruction that was refused or ended unanswered
-        self.measured.add("answers", 1.0)
-        self.measured.add("age", 1e3 * age_s)
-        for stage in STAGES:
-            self.measured.add(stage, getattr(message, f"{stage}_ms"))
+        self.measured.add(Series.AGE_PUBLISHED, 1e3 * age_s)
+        stages = (message.preprocess_ms, message.reason_ms, message.decode_ms)
+        for series, milliseconds in zip(STAGES, stages, strict=True):
+            self.measured.add(series, milliseconds)
+        self.measured.add(Series.TOTAL, sum(stages))
 
     @property
     def told(self) -> bool:
@@ -87,12 +88,12 @@ def _images(watched: Watched) -> list[str]:
 
 
 def _answers(watched: Watched) -> list[str]:
-    parts = [f"{watched.measured.rate('answers'):.1f} Hz"]
+    parts = [f"{watched.measured.rate(Series.TOTAL):.1f} Hz"]
     for stage in STAGES:
         quantiles = watched.measured.quantiles(stage)
         if quantiles is not None:
-            parts.append(f"{stage} {quantiles.p50:.0f}/{quantiles.p95:.0f}")
-    age = watched.measured.quantiles("age")
+            parts.append(f"{stage.value} {quantiles.p50:.0f}/{quantiles.p95:.0f}")
+    age = watched.measured.quantiles(Series.AGE_PUBLISHED)
     if age is not None:
         parts.append(f"image age {age.p50:.0f}/{age.p95:.0f}")
     return [", ".join(parts) + ("  (ms, p50/p95 of the last 10 s)" if len(parts) > 1 else "")]

@@ -14,7 +14,7 @@ from ros_graph import START_TIMEOUT, TIMEOUT
 from sensor_msgs.msg import Image
 
 from lens_ros.nodes.perception import model_loading
-from lens_ros.nodes.perception.measurements import WINDOW_S, Measurements
+from lens_ros.nodes.perception.measurements import WINDOW_S, Measurements, Series, Trouble
 from lens_ros.nodes.perception.node import PerceptionNode
 from lens_ros.srv import Segment
 
@@ -219,12 +219,12 @@ def test_series_forget_what_is_long_ago():
     now = [0.0]
     measured = Measurements(clock=lambda: now[0])
     for value in range(1, 101):
-        measured.add("reason", float(value))
-    quantiles = measured.quantiles("reason")
+        measured.add(Series.REASON, float(value))
+    quantiles = measured.quantiles(Series.REASON)
     assert (quantiles.p50, quantiles.p95, quantiles.count) == (51.0, 96.0, 100)
-    assert measured.rate("reason") == 100 / WINDOW_S
+    assert measured.rate(Series.REASON) == 100 / WINDOW_S
     now[0] = WINDOW_S + 0.1
-    assert measured.quantiles("reason") is None and measured.rate("reason") == 0.0
+    assert measured.quantiles(Series.REASON) is None and measured.rate(Series.REASON) == 0.0
 
 
 def test_what_happens_seldom_does_not_pile_up():
@@ -235,22 +235,35 @@ def test_what_happens_seldom_does_not_pile_up():
     measured = Measurements(clock=lambda: now[0])
     value = Value(1.0)
     watched = weakref.ref(value)
-    measured.add("goal", value)
+    measured.add(Series.TRACK, value)
     del value
     now[0] = WINDOW_S
-    measured.add("goal", 2.0)
-    assert watched() is not None and measured.quantiles("goal").count == 2
+    measured.add(Series.TRACK, 2.0)
+    assert watched() is not None and measured.quantiles(Series.TRACK).count == 2
     now[0] += 0.1
-    measured.add("goal", 3.0)
-    assert watched() is None and measured.quantiles("goal").count == 2
+    measured.add(Series.TRACK, 3.0)
+    assert watched() is None and measured.quantiles(Series.TRACK).count == 2
 
 
 def test_notes_are_replaced_and_forgotten():
     measured = Measurements()
-    measured.note("mismatch /image", "a")
-    measured.note("mismatch /instruction", "b")
-    measured.note("mismatch /image", "c")
-    assert measured.noted("mismatch") == ["c", "b"]
-    measured.note("mismatch /image", "")
-    measured.forget_notes("mismatch")
-    assert measured.noted("") == []
+    mismatch = Trouble.IMAGE_MISMATCH
+    measured.note(mismatch, "a", about="/image")
+    measured.note(mismatch, "b", about="/instruction")
+    measured.note(mismatch, "c", about="/image")
+    measured.note(Trouble.NO_IMAGES, "d")
+    assert measured.noted(Trouble.NO_IMAGES, mismatch) == ["d", "c", "b"]
+    measured.note(mismatch, "", about="/image")
+    assert measured.noted(mismatch) == ["b"]
+    measured.forget(mismatch)
+    assert measured.noted(*Trouble) == ["d"]
+
+
+def test_a_note_expires():
+    now = [0.0]
+    measured = Measurements(clock=lambda: now[0])
+    measured.note(Trouble.FAILED_OTHER, "out of memory", seconds=60.0)
+    now[0] = 59.9
+    assert measured.noted(Trouble.FAILED_OTHER) == ["out of memory"]
+    now[0] = 60.0
+    assert measured.noted(Trouble.FAILED_OTHER) == []

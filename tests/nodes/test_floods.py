@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
+from lens_ros.nodes.perception.measurements import Event
 from lens_ros.ros.reporting import REQUEST_LINES
 from lens_ros.ros.texts import SENTENCE
 from lens_ros.srv import Segment, SetInstruction
@@ -116,7 +117,7 @@ def tall(number: int) -> dict:
     ids=["encoding", "data", "size", "negative stamp", "nanoseconds", "frame_id", "time jumps"],
 )
 def test_images(changes, said, flood):
-    received = lambda: flood.node._images._measured.counted("images")  # noqa: E731
+    received = lambda: flood.node._images._measured.counted(Event.IMAGE)  # noqa: E731
     flood.run(lambda number: flood.conversation.send_image(**changes(number)), received, said, 1)
     assert flood.conversation.ask("a mug after the flood").tokens > 0
 

@@ -13,6 +13,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from lens_ros.nodes.perception import camera_info
 from lens_ros.nodes.perception.markers import DISTANCE_M
+from lens_ros.nodes.perception.measurements import Trouble
 from lens_ros.ros.conversions import ConversionError, camera_of, is_rectified
 
 MATRIX = np.array([[80.0, 0.0, 47.5], [0.0, 82.0, 31.5], [0.0, 0.0, 1.0]])
@@ -227,14 +228,14 @@ def test_a_bad_calibration_is_checked_once_and_said_once(graph, make_node, conve
         publish(d=[float("nan")] * 5)
         ask_often(2)
     assert len(checks) == 1 and log.count("cannot be used for markers") == 1
-    assert node._camera_info._measured.noted("calibration") and not received
+    assert node._camera_info._measured.noted(Trouble.CALIBRATION) and not received
     publish(d=[0.1] * 3)
     ask_often(2)
     assert len(checks) == 2 and log.count("has 3 coefficients") == 1
     publish()
     ask_often(2)
     graph.wait_until(lambda: len(received) == 2, TIMEOUT, "markers")
-    assert len(checks) == 3 and not node._camera_info._measured.noted("calibration")
+    assert len(checks) == 3 and not node._camera_info._measured.noted(Trouble.CALIBRATION)
     for subscription in subscriptions:
         graph.node.destroy_subscription(subscription)
     graph.node.destroy_publisher(infos)

@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lens_ros.commands.watch_view import _show
 from lens_ros.commands.watched_node import KEPT_VERDICTS, Watched, rendered
 from lens_ros.msg import Instance, Reasoning, Segmentation
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Measurements, Series
 
 
 def heard() -> Watched:
@@ -61,7 +61,7 @@ def test_only_the_latest_answer_to_each_of_the_latest_instructions_is_kept():
             watched.hear_segmentation(Segmentation(target_id=number, instruction="x"), age_s=None)
     latest = range(KEPT_VERDICTS, 2 * KEPT_VERDICTS)
     assert list(watched.verdicts) == [(number, "x") for number in latest]
-    assert watched.measured.quantiles("age").count == 1  # what was never asked has no age
+    assert watched.measured.quantiles(Series.AGE_PUBLISHED).count == 1  # what was never asked has no age
 
 
 def test_a_terminal_is_redrawn_in_place():

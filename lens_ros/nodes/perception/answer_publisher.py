@@ -18,7 +18,7 @@ from lens_ros.msg import Reasoning as ReasoningMessage
 from lens_ros.msg import Segmentation as SegmentationMessage
 from lens_ros.nodes.perception.camera_images import CameraImages
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Event, Measurements, Series, Trouble
 from lens_ros.nodes.perception.object_ids import ObjectIds
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.picture_publisher import Identified, PicturePublisher
@@ -35,8 +35,6 @@ DELIVERY_S = 1.0  # longest wait for a subscriber, which may have been killed
 DELIVERY_POLL_S = 0.01
 # Notes of measurements for /diagnostics, until the next answer; where only goals are sent, for a while.
 NOTED_S = 60.0
-REFUSAL = "answer trouble, refused"
-OTHER_TROUBLE = "answer trouble, other"
 
 
 class AnswerPublisher:
@@ -56,7 +54,9 @@ class AnswerPublisher:
         self._measured = measured
         self._images = images
         self._started_at = 0.0
-        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"answer mismatch {topic}", text))
+        self._endpoints = Endpoints(
+            node, lambda topic, text: measured.note(Trouble.ANSWER_MISMATCH, text, about=topic)
+        )
         self._log = request_log(node)
         self._segmentations: Any = None
         self._reasonings: Any = None
@@ -110,7 +110,7 @@ class AnswerPublisher:
 
     def ended(self, target: Target) -> None:
         """The ids of the target's objects may be used by others, and its trouble is over."""
-        self._measured.note(_trouble(target), "")
+        self._measured.note(Trouble.FAILED_TARGET, "", about=_about(target))
         with self._lock:
             self._forget(target)
 
@@ -150,14 +150,13 @@ class AnswerPublisher:
                 self._conclude_reasoning(answer, header, stream)
         self._show(frame, rgb, given, identified)
         for answer in given:
-            self._measured.count("answers")
-            self._measure(answer.result, ("preprocess", "reason", "decode"))
+            self._measured.count(Event.ANSWER)
+            self._measure(answer.result)
             self._say(answer.target, _summary(answer.result))
-            self._measured.note(_trouble(answer.target), "")
+            self._measured.note(Trouble.FAILED_TARGET, "", about=_about(answer.target))
         if given:
-            self._measured.note(OTHER_TROUBLE, "")
-            self._measured.note(REFUSAL, "")
-            self._measured.add("total", 1e3 * (time.monotonic() - self._started_at))
+            self._measured.forget(Trouble.FAILED_OTHER, Trouble.REFUSED_INSTRUCTION)
+            self._measured.add(Series.TOTAL, 1e3 * (time.monotonic() - self._started_at))
             self._measure_age(frame)
 
     @survives
@@ -165,8 +164,8 @@ class AnswerPublisher:
         """Publishes a segmentation of each target, then the pictures of them all."""
         identified = self._publish_segmentations(frame.message.header, answers, reasoned=False)
         self._show(frame, rgb, answers, identified)
-        self._measured.add("track", answers[0].result.preprocess_ms + answers[0].result.decode_ms)
-        self._measured.count("followed")
+        self._measured.add(Series.TRACK, answers[0].result.preprocess_ms + answers[0].result.decode_ms)
+        self._measured.count(Event.TRACKED)
         self._measure_age(frame)
 
     def _publish_segmentations(
@@ -218,14 +217,15 @@ class AnswerPublisher:
     def _say(self, target: Target, what: str) -> None:
         self._log.info("answer", f"'{shortened(target.instruction)}': {what}")
 
-    def _measure(self, result: Segmentation, stages: Sequence[str]) -> None:
-        for stage in stages:
-            self._measured.add(stage, getattr(result, f"{stage}_ms"))
+    def _measure(self, result: Segmentation) -> None:
+        self._measured.add(Series.PREPROCESS, result.preprocess_ms)
+        self._measured.add(Series.REASON, result.reason_ms)
+        self._measured.add(Series.DECODE, result.decode_ms)
 
     def _measure_age(self, frame: Frame) -> None:
         age = self._images.age_ms(frame.message)
         if age is not None:
-            self._measured.add("age when published", age)
+            self._measured.add(Series.AGE_PUBLISHED, age)
 
     def _forget(self, target: Target) -> None:
         self._identities.forget(target.id)
@@ -248,14 +248,14 @@ class AnswerPublisher:
         """
         reason = described(error)
         details = "" if is_ours(error) else "\n".join(traced(error))
-        self._measured.count("failures")
+        self._measured.count(Event.FAILURE)
         trouble = f"'{shortened(instruction)}' failed: {reason}"
         if target is None:
-            self._measured.note(OTHER_TROUBLE, trouble, seconds=NOTED_S)
+            self._measured.note(Trouble.FAILED_OTHER, trouble, seconds=NOTED_S)
         else:
-            self._measured.note(_trouble(target), trouble)
+            self._measured.note(Trouble.FAILED_TARGET, trouble, about=_about(target))
             if target.ended:  # in another thread, maybe before the note
-                self._measured.note(_trouble(target), "")
+                self._measured.note(Trouble.FAILED_TARGET, "", about=_about(target))
         self._log.error(f"failed, {type(error).__name__}", trouble, details)
         return reason
 
@@ -311,8 +311,9 @@ class ReasoningStream:
         return True
 
 
-def _trouble(target: Target) -> str:
-    return f"answer trouble, {target.id}"
+def _about(target: Target) -> str:
+    """Return the key of a target's trouble; keys sort like ids."""
+    return f"{target.id:05d}"
 
 
 def _summary(result: Segmentation) -> str:

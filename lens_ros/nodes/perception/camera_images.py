@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import as_rgb
 from lens_ros.nodes.perception.image_losses import ImageLosses
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Event, Measurements, Series, Trouble
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.stream_changes import StreamChanges
 from lens_ros.ros import conversions
@@ -57,7 +57,9 @@ class CameraImages:
         self._measured = measured
         self._deliver = on_image
         self._fell_silent = on_silence
-        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
+        self._endpoints = Endpoints(
+            node, lambda topic, text: measured.note(Trouble.IMAGE_MISMATCH, text, about=topic)
+        )
         self._log = ThrottledLog(node, settings().log_interval_s)
         self._last_at = 0.0
         self._silence_reported = False
@@ -86,8 +88,9 @@ class CameraImages:
     def close(self) -> None:
         """Receives no more."""
         self._endpoints.close()
-        for trouble in ("silence", "image trouble", "image change", "image loss"):
-            self._measured.forget_notes(trouble)
+        self._measured.forget(
+            Trouble.NO_IMAGES, Trouble.UNUSABLE_IMAGE, Trouble.IMAGE_CHANGE, Trouble.IMAGE_LOSS
+        )
 
     def note_info(self, message: CameraInfo) -> None:
         """Note that a camera_info has arrived: each is to have its image."""
@@ -101,7 +104,7 @@ class CameraImages:
     def complain(self, error: Exception) -> None:
         """Says why an image cannot be used; a flood of the same kind is counted, not logged."""
         kind = error.kind if isinstance(error, ConversionError) else type(error).__name__
-        self._measured.count("unusable images")
+        self._measured.count(Event.UNUSABLE_IMAGE)
         self._complain(kind, f"image on {self.topic} is not usable: {error}")
 
     def fresh(self, message: ImageMessage) -> bool:
@@ -112,13 +115,13 @@ class CameraImages:
         limit = self.node.get_parameter("max_image_age_ms").value
         if not is_valid(message.header.stamp):
             if limit:
-                self._measured.count("unusable images")
+                self._measured.count(Event.UNUSABLE_IMAGE)
                 self._complain_of_stamp(message, limit)
             return not limit
         age = self.age_ms(message) if limit else None
         if age is None or abs(age) <= limit:
             return True
-        self._measured.count("old images" if age > 0 else "future images")
+        self._measured.count(Event.OLD_IMAGE if age > 0 else Event.FUTURE_IMAGE)
         when = f"is {age:.0f} ms old by its stamp" if age > 0 else f"is stamped {-age:.0f} ms in the future"
         self._complain(
             "age" if age > 0 else "future",
@@ -152,21 +155,21 @@ class CameraImages:
         return (self.node.get_clock().now().nanoseconds - nanoseconds(stamp)) / 1e6
 
     def _complain(self, kind: str, text: str) -> None:
-        self._measured.note("image trouble", text)
+        self._measured.note(Trouble.UNUSABLE_IMAGE, text)
         self._log.warning(kind, text)
 
     @survives
     def _on_image(self, message: ImageMessage) -> None:
         self._last_at = time.monotonic()
         age = self.age_ms(message)
-        self._measured.count("images")
-        self._measured.add("image", 0.0)
+        self._measured.count(Event.IMAGE)
+        self._measured.add(Series.IMAGE, 0.0)
         if age is not None:
-            self._measured.add("age", age)
+            self._measured.add(Series.AGE_RECEIVED, age)
         self._losses.image(nanoseconds(message.header.stamp))
         if self._silence_reported:
             self._silence_reported = False
-            self._measured.forget_notes("silence")
+            self._measured.forget(Trouble.NO_IMAGES)
             self._log.info("silence", f"images arrive again on {self.topic}")
         try:
             check(message)
@@ -176,7 +179,7 @@ class CameraImages:
             self._tell_changes(message)
             if self.fresh(message):
                 if is_valid(message.header.stamp):
-                    self._measured.forget_notes("image trouble")
+                    self._measured.forget(Trouble.UNUSABLE_IMAGE)
                 else:
                     self._complain_of_stamp(message, 0)
                 self._deliver(message)
@@ -184,8 +187,8 @@ class CameraImages:
     def _tell_changes(self, message: ImageMessage) -> None:
         for change in self._continuity.observe(message):
             text = f"{self.topic}: {change.text}"
-            self._measured.count("time jumps" if change.kind == "time" else "changes of form")
-            self._measured.note(f"image change, {change.kind}", text, seconds=CHANGE_NOTED_S)
+            self._measured.count(Event.TIME_JUMP if change.kind == "time" else Event.CHANGE_OF_FORM)
+            self._measured.note(Trouble.IMAGE_CHANGE, text, about=change.kind, seconds=CHANGE_NOTED_S)
             self._log.warning(change.kind, text)
 
     @survives
@@ -222,20 +225,20 @@ class CameraImages:
             reasons.reverse()
         text = "; ".join([f"no image on {self.topic} for {silence:.0f} s", *filter(None, reasons)])
         # The diagnostics show the mismatch already.
-        self._measured.note("silence", text.replace(f"; {mismatch}", "") if mismatch else text)
+        self._measured.note(Trouble.NO_IMAGES, text.replace(f"; {mismatch}", "") if mismatch else text)
         self._log.warning("silence", text)
 
     @survives
     def _check_losses(self) -> None:
         loss = self._losses.loss()
         if loss is None:
-            self._measured.forget_notes("image loss")
+            self._measured.forget(Trouble.IMAGE_LOSS)
             return
         text = (
             f"images arrive on {self.topic} at {loss.images_hz:.1f} Hz and their camera_info at "
             f"{loss.infos_hz:.1f} Hz, so most images get lost on their way: {LOSS_ADVICE}"
         )
-        self._measured.note("image loss", text)
+        self._measured.note(Trouble.IMAGE_LOSS, text)
         self._log.warning("loss", text)
 
     def _other_transport(self) -> str:

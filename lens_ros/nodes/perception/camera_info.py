@@ -8,13 +8,12 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo
 
 from lens_ros.geometry.cameras import Camera
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Measurements, Trouble
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.ros.conversions import ConversionError, camera_of, is_rectified
 from lens_ros.ros.endpoints import Endpoints, newest_only
 from lens_ros.ros.reporting import ThrottledLog
 
-TROUBLE = "calibration"  # key of the note for /diagnostics
 NOTED_S = 10.0  # how long the note outlives the last image that somebody wanted markers of
 
 
@@ -37,7 +36,9 @@ class CameraInfoInput:
         self._settings = settings
         self._measured = measured
         self._on_info = on_info
-        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"mismatch {topic}", text))
+        self._endpoints = Endpoints(
+            node, lambda topic, text: measured.note(Trouble.IMAGE_MISMATCH, text, about=topic)
+        )
         self._log = ThrottledLog(node, settings().log_interval_s)
         self._last: CameraInfo | None = None
         self._content: Hashable = None  # of `_last`
@@ -54,7 +55,7 @@ class CameraInfoInput:
         """Receives no more, and forgets: the next camera may be another."""
         self._endpoints.close()
         self._last = self._content = self._checked = self._camera = None
-        self._measured.note(TROUBLE, "")
+        self._measured.note(Trouble.CALIBRATION, "")
 
     def of_image(self, height: int, width: int) -> Camera | None:
         """Return the camera of an image of this size; None, and a line in the log, without a usable one."""
@@ -62,7 +63,7 @@ class CameraInfoInput:
         topic = self._node.resolve_topic_name("camera_info")
         if info is None:
             text = f"no message on {topic} yet; markers need the camera's calibration"
-            self._measured.note(TROUBLE, text, seconds=NOTED_S)
+            self._measured.note(Trouble.CALIBRATION, text, seconds=NOTED_S)
             self._log.warning("missing", text)
             return None
         checked = content, height, width
@@ -75,11 +76,11 @@ class CameraInfoInput:
                 self._camera = error
         if isinstance(self._camera, ConversionError):
             text = f"the message on {topic} cannot be used for markers: {self._camera}"
-            self._measured.note(TROUBLE, text, seconds=NOTED_S)
+            self._measured.note(Trouble.CALIBRATION, text, seconds=NOTED_S)
             # Throttled as well: the content may change with every message.
             self._said = self._said or self._log.warning(self._camera.kind, text)
             return None
-        self._measured.note(TROUBLE, "")
+        self._measured.note(Trouble.CALIBRATION, "")
         return self._camera
 
     def _keep(self, message: CameraInfo) -> None:

@@ -19,7 +19,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.node import Node
 
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Event, Measurements, Series, Trouble
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros.endpoints import Endpoints
@@ -30,9 +30,23 @@ from lens_ros.system.allocator import native_bytes
 
 PERIOD_S = 1.0
 SILENCE_S = 30.0  # of a model at work, from which on it is mentioned
-# Keys, or beginnings of keys, of the notes about images.
-IMAGE_TROUBLES = ("silence", "image trouble", "image change", "calibration", "mismatch", "simulated time")
-STAGES = ("preprocess", "reason", "decode", "total", "track")
+# In the order in which the statuses show them.
+IMAGE_TROUBLES = (
+    Trouble.NO_IMAGES,
+    Trouble.IMAGE_LOSS,
+    Trouble.UNUSABLE_IMAGE,
+    Trouble.IMAGE_CHANGE,
+    Trouble.CALIBRATION,
+    Trouble.IMAGE_MISMATCH,
+    Trouble.SIMULATED_TIME,
+)
+ANSWER_TROUBLES = (
+    Trouble.FAILED_OTHER,
+    Trouble.REFUSED_INSTRUCTION,
+    Trouble.FAILED_TARGET,
+    Trouble.ANSWER_MISMATCH,
+)
+STAGES = (Series.PREPROCESS, Series.REASON, Series.DECODE, Series.TOTAL, Series.TRACK)
 
 
 @dataclass
@@ -97,8 +111,8 @@ class Diagnostics:
             else ""
         )
         simulated = self._simulated_time.trouble()
-        self._measured.note("namesakes", namesakes)
-        self._measured.note("simulated time", simulated)
+        self._measured.note(Trouble.NAMESAKES, namesakes)
+        self._measured.note(Trouble.SIMULATED_TIME, simulated)
         for trouble in (namesakes, simulated):
             if trouble and trouble not in self._told:
                 self.node.get_logger().warning(shortened(trouble, SENTENCE))
@@ -109,7 +123,7 @@ class Diagnostics:
         state = self._present_state(worker)
         targets = worker.scheduler.targets if worker is not None else []
         level, text = DiagnosticStatus.OK, state + _next_step(state)
-        troubles = [*self._measured.noted("namesakes"), *self._measured.noted("instruction mismatch")]
+        troubles = self._measured.noted(Trouble.NAMESAKES, Trouble.INSTRUCTION_MISMATCH)
         if troubles:
             level, text = DiagnosticStatus.WARN, "; ".join([text, *troubles])
         if situation.failure:
@@ -131,22 +145,10 @@ class Diagnostics:
         level, text = DiagnosticStatus.OK, "not subscribed: the node is not active"
         state = self._present_state(worker)
         if state == "active":
-            troubles = [
-                text
-                for trouble in (
-                    "silence",
-                    "image loss",
-                    "image trouble",
-                    "image change",
-                    "calibration",
-                    "mismatch",
-                    "simulated time",
-                )
-                for text in measured.noted(trouble)
-            ]
+            troubles = measured.noted(*IMAGE_TROUBLES)
             level = DiagnosticStatus.WARN if troubles else DiagnosticStatus.OK
             text = "; ".join(troubles) or "images arrive"
-            if not troubles and measured.quantiles("image") is None:
+            if not troubles and measured.quantiles(Series.IMAGE) is None:
                 text = "no image yet"
         elif state == "disabled":
             text = "not subscribed: disabled by ~/enable"
@@ -155,21 +157,21 @@ class Diagnostics:
             level,
             text,
             {
-                "rate in, Hz": measured.rate("image"),
-                "received": measured.counted("images"),
-                "unusable": measured.counted("unusable images"),
-                "too old": measured.counted("old images"),
-                "stamped in the future": measured.counted("future images"),
-                "time jumps": measured.counted("time jumps"),
-                "changes of form": measured.counted("changes of form"),
+                "rate in, Hz": measured.rate(Series.IMAGE),
+                "received": measured.counted(Event.IMAGE),
+                "unusable": measured.counted(Event.UNUSABLE_IMAGE),
+                "too old": measured.counted(Event.OLD_IMAGE),
+                "stamped in the future": measured.counted(Event.FUTURE_IMAGE),
+                "time jumps": measured.counted(Event.TIME_JUMP),
+                "changes of form": measured.counted(Event.CHANGE_OF_FORM),
                 "dropped while wanted": worker.scheduler.superseded if worker is not None else 0,
-                **self._spread("age when received, ms", "age"),
+                **self._spread("age when received, ms", Series.AGE_RECEIVED),
             },
         )
 
     def _answers(self) -> DiagnosticStatus:
         measured = self._measured
-        troubles = [*measured.noted("answer trouble"), *measured.noted("answer mismatch")]
+        troubles = measured.noted(*ANSWER_TROUBLES)
         worker = self._worker()
         if worker is not None and worker.silent_s > SILENCE_S:
             troubles.append(
@@ -178,16 +180,16 @@ class Diagnostics:
                 "deactivate the node, or end it"
             )
         values: dict[str, Any] = {
-            "rate out, Hz": measured.rate("total"),
-            "answers": measured.counted("answers"),
-            "followed": measured.counted("followed"),
-            "failed": measured.counted("failures"),
-            "refused": measured.counted("refused"),
+            "rate out, Hz": measured.rate(Series.TOTAL),
+            "answers": measured.counted(Event.ANSWER),
+            "followed": measured.counted(Event.TRACKED),
+            "failed": measured.counted(Event.FAILURE),
+            "refused": measured.counted(Event.REFUSAL),
             "subscribers": self._subscribers(),
-            **self._spread("image age when published, ms", "age when published"),
+            **self._spread("image age when published, ms", Series.AGE_PUBLISHED),
         }
         for stage in STAGES:
-            values |= self._spread(f"{stage}, ms", stage)
+            values |= self._spread(f"{stage.value}, ms", stage)
         level = DiagnosticStatus.WARN if troubles else DiagnosticStatus.OK
         return self._status("answers", level, "; ".join(troubles) or "no trouble", values)
 
@@ -225,7 +227,7 @@ class Diagnostics:
     def _present_state(self, worker: InferenceWorker | None) -> str:
         return "disabled" if worker is not None and not worker.scheduler.enabled else self._situation.state
 
-    def _spread(self, name: str, series: str) -> dict[str, float]:
+    def _spread(self, name: str, series: Series) -> dict[str, float]:
         quantiles = self._measured.quantiles(series)
         if quantiles is None:
             return {}

@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 from lens_ros.action import SegmentInstruction
 from lens_ros.nodes.perception.answer_publisher import ReasoningStream
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Event, Measurements
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.services import RESPONSE_GRACE_S, request_objection
@@ -120,7 +120,7 @@ class Goals:
         scheduler = self._scheduler()
         objection = INACTIVE if scheduler is None else _objection(scheduler, handle.request)
         if objection:
-            self._measured.count("refused")
+            self._measured.count(Event.REFUSAL)
             self._log.warning("goal refused", f"goal refused: {objection}")
             goal.job.finish(error=objection)
         elif scheduler is not None:

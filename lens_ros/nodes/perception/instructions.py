@@ -13,8 +13,8 @@ from rclpy.qos import QoSDurabilityPolicy
 from std_msgs.msg import Header, String
 
 from lens_ros.inputs import InstructionError, check_instruction
-from lens_ros.nodes.perception.answer_publisher import NOTED_S, REFUSAL, AnswerPublisher
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.answer_publisher import NOTED_S, AnswerPublisher
+from lens_ros.nodes.perception.measurements import Event, Measurements, Trouble
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.tasks import StoppedError, Target, TooManyError
 from lens_ros.ros.endpoints import Endpoints, SubscriptionEventCallbacks, kept, reliable
@@ -54,7 +54,7 @@ class Instructions:
         self._measured = measured
         self._image_topic = image_topic
         self._endpoints = Endpoints(
-            node, lambda topic, text: measured.note(f"instruction mismatch {topic}", text)
+            node, lambda topic, text: measured.note(Trouble.INSTRUCTION_MISMATCH, text, about=topic)
         )
         self._log = request_log(node)
         self._receiving = threading.Lock()
@@ -222,8 +222,8 @@ class Instructions:
         response.success, response.target_id, response.message = True, target.id, "removed"
 
     def _refuse(self, objection: str) -> None:
-        self._measured.count("refused")
-        self._measured.note(REFUSAL, f"instruction refused: {objection}", seconds=NOTED_S)
+        self._measured.count(Event.REFUSAL)
+        self._measured.note(Trouble.REFUSED_INSTRUCTION, f"instruction refused: {objection}", seconds=NOTED_S)
         self._log.warning("refused", f"instruction refused: {objection}")
 
     def _announce(self, scheduler: Scheduler, instruction: str) -> None:

@@ -19,7 +19,7 @@ from visualization_msgs.msg import MarkerArray
 
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
 from lens_ros.nodes.perception.markers import markers
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Measurements, Trouble
 from lens_ros.ros import conversions
 from lens_ros.ros.endpoints import Endpoints
 
@@ -49,7 +49,9 @@ class PicturePublisher:
     def __init__(self, node: LifecycleNode, camera_info: CameraInfoInput, measured: Measurements) -> None:
         self._node = node
         self._camera_info = camera_info
-        self._endpoints = Endpoints(node, lambda topic, text: measured.note(f"answer mismatch {topic}", text))
+        self._endpoints = Endpoints(
+            node, lambda topic, text: measured.note(Trouble.ANSWER_MISMATCH, text, about=topic)
+        )
 
     def open(self) -> None:
         """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""

@@ -15,7 +15,7 @@ from std_srvs.srv import SetBool, Trigger
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
 from lens_ros.nodes.perception.camera_images import CameraImages
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
-from lens_ros.nodes.perception.measurements import Measurements
+from lens_ros.nodes.perception.measurements import Event, Measurements
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.tasks import Job
 from lens_ros.ros import conversions
@@ -95,7 +95,7 @@ class Services:
                 "later, or use the action ~/segment_instruction, which queues"
             )
         if scheduler is None or objection:
-            self._measured.count("refused")
+            self._measured.count(Event.REFUSAL)
             self._log.warning("request refused", f"request refused: {objection}")
             response.message = objection
             return response
