@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from lens_ros.codes import Code, Coded
 from lens_ros.model.answer_parsing import Answer, Box
 from lens_ros.model.score_calibration import Calibration, Certainty
 
@@ -88,12 +89,13 @@ def judged(
     rejected = instance.rejected
     if not rejected and score < least:
         shown = math.floor(100 * score + 1e-9) / 100  # rounded up, it might not look below
-        rejected = f"its score {shown:.2f} is below the score_threshold {least:g}"
+        reason = f"its score {shown:.2f} is below the score_threshold {least:g}"
         if calibration is not None and score_threshold is None:
-            rejected = (
+            reason = (
                 f"its score {shown:.2f} is below {least:g}, the model's own threshold: "
                 f"{calibration.precision:.0%} of what reaches it is right"
             )
+        rejected = Coded(reason, Code.LOW_SCORE)
     return dataclasses.replace(instance, score=score, rejected=rejected)
 
 
@@ -102,10 +104,15 @@ def why_nothing(answer: Answer, instances: Sequence[Instance]) -> str:
     if any(not instance.rejected for instance in instances):
         return ""
     if instances:
-        return "; ".join(instance.rejected for instance in instances)
+        return all_rejected(instances)
     if answer.well_formed:
-        return "the reasoner found nothing that fits the instruction"
-    return "the reasoner's answer holds no readable box"
+        return Coded("the reasoner found nothing that fits the instruction", Code.NOTHING_FITS)
+    return Coded("the reasoner's answer holds no readable box", Code.UNREADABLE_ANSWER)
+
+
+def all_rejected(instances: Sequence[Instance]) -> Coded:
+    """Return the reasons of rejected instances as one."""
+    return Coded("; ".join(instance.rejected for instance in instances), Code.ALL_REJECTED)
 
 
 def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
@@ -164,12 +171,12 @@ def _share(mask: np.ndarray, boxes: Sequence[tuple[float, float, float, float]])
 def _instance(mask: np.ndarray, found: Box, score: float) -> Instance:
     box = _pixels(found, *mask.shape)
     if not mask.any():
-        return Instance(mask, box, 0.0, found.label, 0.0, rejected="the segmenter found no pixels for it")
+        empty = Coded("the segmenter found no pixels for it", Code.EMPTY_MASK)
+        return Instance(mask, box, 0.0, found.label, 0.0, rejected=empty)
     mask_box = box_of(mask)
     consistency = box_iou(box, mask_box)
-    rejected = (
-        ""
-        if consistency >= MIN_CONSISTENCY
-        else f"the answer's box and the mask disagree (IoU {consistency:.2f} < {MIN_CONSISTENCY})"
-    )
+    rejected = ""
+    if consistency < MIN_CONSISTENCY:
+        reason = f"the answer's box and the mask disagree (IoU {consistency:.2f} < {MIN_CONSISTENCY})"
+        rejected = Coded(reason, Code.INCONSISTENT)
     return Instance(mask, mask_box, score, found.label, consistency, rejected, score)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from lens_ros.codes import Code, Coded
+
 # After these "can" is a verb: "something i can eat", "the toy that can roll".
 _BEFORE_A_VERB = frozenset({"i", "you", "we", "child", "that", "which", "what"})
 _PREPOSITIONS = frozenset(
@@ -74,7 +76,10 @@ class Subjects:
         return self._sentence(f"'{' '.join(words) or plain}' names no object that {model} knows")
 
     def _sentence(self, objection: str) -> str:
-        return f"{objection}; ask for what it was taught to find, such as {', '.join(self.objects[:_SHOWN])}"
+        examples = ", ".join(self.objects[:_SHOWN])
+        return Coded(
+            f"{objection}; ask for what it was taught to find, such as {examples}", Code.UNKNOWN_OBJECT
+        )
 
     def _without_request(self, plain: str) -> str:
         said = " ".join(word for word in plain.split() if word != "please")

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lens_ros.instances import Instance, box_iou, box_of, union
+from lens_ros.codes import Code, Coded
+from lens_ros.instances import Instance, all_rejected, box_iou, box_of, union
 from lens_ros.lens import Lens, SeenImage, Segmentation
 from lens_ros.tracking.colors import color_histogram, color_peak
 from lens_ros.tracking.rules import Checks, Observation, ReasonAgain, why_lost
@@ -211,7 +212,9 @@ class _Item:
     def instance(self, size: tuple[int, int]) -> Instance:
         if self.lost:
             empty = np.zeros(size, dtype=bool)
-            return Instance(empty, self.box, 0.0, self.label, 0.0, rejected=f"lost: {self.lost}")
+            return Instance(
+                empty, self.box, 0.0, self.label, 0.0, rejected=Coded(f"lost: {self.lost}", Code.LOST)
+            )
         return Instance(self.mask, self.box, self.score, self.label, self.overlap, "", self.expected_iou)
 
 
@@ -235,7 +238,7 @@ class _Target:
         lost = tuple(item.lost for item in self.items)
         reason = self.answer.reason
         if lost and all(lost):
-            reason = "; ".join(instance.rejected for instance in instances)
+            reason = all_rejected(instances)
         segmentation = dataclasses.replace(
             self.answer,
             instances=instances,

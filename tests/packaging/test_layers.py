@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 # From the bottom to the top: a part imports those before it. `lens_ros` itself holds version and logging.
 LAYERS = (
     "lens_ros",
-    "choices", "channels", "tones", "interrupts", "whole", "resources", "system", "geometry", "recordings",
+    "choices", "codes", "channels", "tones", "interrupts", "whole", "resources", "system", "geometry",
+    "recordings",
     "evaluation", "simulation",
     "inputs",
     "model",

@@ -14,6 +14,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
+from lens_ros.codes import Code, Coded, code_of
 from lens_ros.msg import Reasoning as ReasoningMessage
 from lens_ros.msg import Segmentation as SegmentationMessage
 from lens_ros.nodes.perception.camera_images import CameraImages
@@ -27,6 +28,7 @@ from lens_ros.ros import conversions
 from lens_ros.ros.endpoints import Endpoints
 from lens_ros.ros.reporting import described, is_ours, request_log, survives, traced
 from lens_ros.ros.texts import shortened
+from lens_ros.system.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from lens_ros.lens import Segmentation
@@ -125,15 +127,7 @@ class AnswerPublisher:
         """Publishes the reasoning so far, unless the last message went out too short a time ago."""
         stream = self._streams[target.id]
         if stream.add(text):
-            self._reasonings.publish(
-                ReasoningMessage(
-                    header=frame.message.header,
-                    target_id=target.id,
-                    instruction=target.instruction,
-                    text=text,
-                    tokens=stream.tokens,
-                )
-            )
+            self._publish_reasoning(target, frame.message.header, text, stream.tokens)
 
     @survives
     def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
@@ -203,14 +197,29 @@ class AnswerPublisher:
         self._pictures.publish(frame.message.header, rgb, present)
 
     def _conclude_reasoning(self, answer: Answer, header: Header, stream: ReasoningStream) -> None:
+        text = answer.result.reasoning or stream.text  # the latter when the answer is malformed
+        self._publish_reasoning(answer.target, header, text, answer.result.tokens, finished=True)
+
+    def _publish_reasoning(
+        self,
+        target: Target,
+        header: Header,
+        text: str,
+        tokens: int,
+        *,
+        finished: bool = False,
+        reason: str = "",
+    ) -> None:
         self._reasonings.publish(
             ReasoningMessage(
                 header=header,
-                target_id=answer.target.id,
-                instruction=answer.target.instruction,
-                text=answer.result.reasoning or stream.text,  # the latter when the answer is malformed
-                tokens=answer.result.tokens,
-                finished=True,
+                target_id=target.id,
+                instruction=target.instruction,
+                text=text,
+                tokens=tokens,
+                finished=finished,
+                reason=reason,
+                code=code_of(reason),
             )
         )
 
@@ -246,7 +255,8 @@ class AnswerPublisher:
         """Logs what went wrong in the model; returns the reason to publish. /diagnostics tell of a target's
         failure until it is answered or ends.
         """
-        reason = described(error)
+        code = Code.OUT_OF_MEMORY if is_out_of_memory(error) else Code.MODEL_FAILED
+        reason = Coded(described(error), code)
         details = "" if is_ours(error) else "\n".join(traced(error))
         self._measured.count(Event.FAILURE)
         trouble = f"'{shortened(instruction)}' failed: {reason}"
@@ -264,17 +274,7 @@ class AnswerPublisher:
     ) -> None:
         """A segmentation and a final reasoning that say why there is no answer."""
         text, tokens = (stream.text, stream.tokens) if stream is not None else ("", 0)
-        self._reasonings.publish(
-            ReasoningMessage(
-                header=header,
-                target_id=target.id,
-                instruction=target.instruction,
-                text=text,
-                tokens=tokens,
-                finished=True,
-                reason=reason,
-            )
-        )
+        self._publish_reasoning(target, header, text, tokens, finished=True, reason=reason)
         self._segmentations.publish(
             SegmentationMessage(
                 header=header,
@@ -282,6 +282,7 @@ class AnswerPublisher:
                 instruction=target.instruction,
                 reasoning=text,
                 reason=reason,
+                code=code_of(reason),
                 reasoned_stamp=header.stamp,
                 model=self.model_id,
             )

@@ -18,6 +18,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
 from lens_ros.action import SegmentInstruction
+from lens_ros.codes import Code, Coded, code_of
 from lens_ros.nodes.perception.answer_publisher import ReasoningStream
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Event, Measurements
@@ -34,7 +35,7 @@ MAX_WAITING_GOALS = 32  # each may hold an image
 # For clients that ask late. A change of one goal's state is told with the states of all goals that are kept:
 # with the 15 minutes that are Humble's default, busy clients would slow each other down.
 RESULTS_KEPT_S = 15
-CANCELLED = "cancelled by its client"
+CANCELLED = Coded("cancelled by its client", Code.CANCELLED)
 Feedback = SegmentInstruction.Feedback
 
 
@@ -148,7 +149,7 @@ class Goals:
             goal = self._goals[_key(handle)]
         result = SegmentInstruction.Result()
         try:
-            result.message = goal.job.error
+            result.message, result.code = goal.job.error, code_of(goal.job.error)
             if goal.job.error == CANCELLED:
                 goal.await_cancel_request()
                 handle.canceled()
@@ -162,7 +163,9 @@ class Goals:
                 result.success = True
                 handle.succeed()
         except Exception as error:  # such as a result that does not fit into its message
-            result = SegmentInstruction.Result(message=f"internal error: {described(error)}")
+            result = SegmentInstruction.Result(
+                message=f"internal error: {described(error)}", code=Code.INTERNAL_ERROR
+            )
             self._log.error(f"goal, {type(error).__name__}", result.message)
             if handle.is_active:
                 handle.abort()
@@ -281,7 +284,10 @@ class _Goal:
 
 def _objection(scheduler: Scheduler, goal: SegmentInstruction.Goal) -> str:
     if scheduler.waiting_jobs >= MAX_WAITING_GOALS:
-        return f"busy: {scheduler.waiting_jobs} goals and requests are waiting already; try again later"
+        return Coded(
+            f"busy: {scheduler.waiting_jobs} goals and requests are waiting already; try again later",
+            Code.BUSY,
+        )
     return instruction_objection(goal.instruction) if goal.use_latest_image else request_objection(goal)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lens_ros.codes import Code, Coded
 from lens_ros.nodes.perception import model_loading
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.system.memory import enough_memory, is_out_of_memory
@@ -102,8 +103,7 @@ def limited(result: Segmentation, *, max_instances: int) -> Segmentation:
     accepted = sum(not instance.rejected for instance in found)
     if not 0 < max_instances < accepted:
         return dataclasses.replace(result, instances=tuple(found))
+    worse = Coded(f"better ones were found (max_instances is {max_instances})", Code.TOO_MANY_FOUND)
     for row in range(max_instances, accepted):
-        found[row] = dataclasses.replace(
-            found[row], rejected=f"better ones were found (max_instances is {max_instances})"
-        )
+        found[row] = dataclasses.replace(found[row], rejected=worse)
     return dataclasses.replace(result, instances=tuple(found), mask=union(found, result.mask.shape))

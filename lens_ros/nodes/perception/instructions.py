@@ -12,6 +12,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSDurabilityPolicy
 from std_msgs.msg import Header, String
 
+from lens_ros.codes import Code, Coded, code_of
 from lens_ros.inputs import InstructionError, check_instruction
 from lens_ros.nodes.perception.answer_publisher import NOTED_S, AnswerPublisher
 from lens_ros.nodes.perception.measurements import Event, Measurements, Trouble
@@ -27,7 +28,7 @@ KEPT = 10  # instructions per publisher that are asked for from before the subsc
 LOOK_S = 0.5  # between two looks for publishers that keep instructions for late subscribers
 REMEMBERED = 100  # instructions received on one of the subscriptions that may come on the other as well
 ECHOED_CHARACTERS = 1000  # of a refused instruction, in the answer that says why
-INACTIVE = "the node is inactive; activate it first"
+INACTIVE = Coded("the node is inactive; activate it first", Code.INACTIVE)
 
 
 class Instructions:
@@ -162,7 +163,7 @@ class Instructions:
     ) -> SetInstruction.Response:
         scheduler = self._scheduler()
         if scheduler is None:
-            response.message = INACTIVE
+            _fail(response, INACTIVE, INACTIVE.code)
             return response
         kinds = SetInstruction.Request
         if request.operation in (kinds.SET, kinds.ADD):
@@ -170,13 +171,15 @@ class Instructions:
         elif request.operation == kinds.REMOVE:
             self._remove(scheduler, request, response)
         elif request.operation == kinds.CLEAR:
-            scheduler.clear("the instruction was cleared")
+            scheduler.clear(Coded("the instruction was cleared", Code.CLEARED))
             response.success, response.message = True, "cleared"
         elif request.operation == kinds.LIST:
             response.success, response.message = True, "listed"
         else:
-            response.message = (
-                f"unknown operation {request.operation}; expected SET, ADD, REMOVE, CLEAR or LIST (0..4)"
+            _fail(
+                response,
+                f"unknown operation {request.operation}; expected SET, ADD, REMOVE, CLEAR or LIST (0..4)",
+                Code.UNKNOWN_OPERATION,
             )
         for target in scheduler.targets:
             response.target_ids.append(target.id)
@@ -186,9 +189,10 @@ class Instructions:
     def _start(
         self, scheduler: Scheduler, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> None:
-        response.message = instruction_objection(request.instruction)
-        if response.message:
-            self._refuse(response.message)
+        objection = instruction_objection(request.instruction)
+        if objection:
+            _fail(response, objection, code_of(objection))
+            self._refuse(objection)
             return
         adding = request.operation == SetInstruction.Request.ADD
         same = None if adding else scheduler.active_alone(request.instruction)
@@ -199,13 +203,15 @@ class Instructions:
             start = scheduler.add_instruction if adding else scheduler.set_instruction
             target = start(request.instruction)
         except TooManyError:
-            response.message = (
+            _fail(
+                response,
                 f"{len(scheduler.targets)} instructions are active, and max_targets allows no more; "
-                "REMOVE one of them, use SET to replace them, or raise the parameter max_targets"
+                "REMOVE one of them, use SET to replace them, or raise the parameter max_targets",
+                Code.TOO_MANY_TARGETS,
             )
             return
         except StoppedError:
-            response.message = INACTIVE
+            _fail(response, INACTIVE, INACTIVE.code)
             return
         self._announce(scheduler, request.instruction)
         response.success, response.target_id = True, target.id
@@ -214,10 +220,11 @@ class Instructions:
     def _remove(
         self, scheduler: Scheduler, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> None:
-        target = scheduler.remove(request.target_id, "the instruction was removed")
+        target = scheduler.remove(request.target_id, Coded("the instruction was removed", Code.REMOVED))
         if target is None:
             active = ", ".join(str(each.id) for each in scheduler.targets) or "none"
-            response.message = f"no active instruction has the id {request.target_id}; active: {active}"
+            text = f"no active instruction has the id {request.target_id}; active: {active}"
+            _fail(response, text, Code.UNKNOWN_TARGET)
             return
         response.success, response.target_id, response.message = True, target.id, "removed"
 
@@ -231,15 +238,20 @@ class Instructions:
         self._log.info("instruction", f"instruction '{shortened(instruction)}'{waits}")
 
 
+def _fail(response: SetInstruction.Response, text: str, code: Code) -> None:
+    response.message, response.code = text, code
+
+
 def instruction_objection(instruction: str) -> str:
     """Why `instruction` cannot be followed (what is wrong, what was expected), or the empty string."""
     try:
         check_instruction(instruction)
     except InstructionError as error:
-        return str(error)
+        return Coded(str(error), Code.BAD_INSTRUCTION)
     if not any(c.isprintable() and not c.isspace() for c in instruction):
-        return (
+        return Coded(
             f"the instruction has {len(instruction)} characters, none of them printable; say what to look "
-            "for, such as 'the red mug'"
+            "for, such as 'the red mug'",
+            Code.BAD_INSTRUCTION,
         )
     return ""

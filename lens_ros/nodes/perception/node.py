@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
+from lens_ros.codes import Code, Coded
 from lens_ros.nodes.perception import model_loading
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
 from lens_ros.nodes.perception.camera_images import CameraImages, ImageMessage, decode
@@ -325,7 +326,7 @@ class PerceptionNode(PromptLifecycleNode):
             self._images.close()
         self._camera_info.close()
         grace_s = LETTING_GO_S if grace_s is None else grace_s
-        let_go = worker is None or worker.stop(reason, grace_s=grace_s)
+        let_go = worker is None or worker.stop(Coded(reason, Code.ENDED), grace_s=grace_s)
         self._hanging = [each for each in self._hanging if each.alive]
         if worker is not None and not let_go:
             self._hanging.append(worker)

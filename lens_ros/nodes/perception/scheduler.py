@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lens_ros.codes import Code, Coded
 from lens_ros.nodes.perception.job_queue import JobQueue
 from lens_ros.nodes.perception.targets import LAST_ID, ActiveTargets
-from lens_ros.nodes.perception.tasks import (
+from lens_ros.nodes.perception.tasks import (  # fmt: skip
+    DISABLED,
     Errand,
     Follow,
     Frame,
@@ -26,7 +28,7 @@ from lens_ros.nodes.perception.tasks import (
     Target,
     Task,
     TooManyError,
-)  # fmt: skip
+)
 from lens_ros.ros.texts import shortened
 
 
@@ -101,7 +103,8 @@ class Scheduler:
                 self._frame = None
             self._changed.notify_all()
         if not enabled:
-            self._end_jobs(lambda job: job.message is None, "the camera stream was disabled (~/enable)")
+            disabled = Coded("the camera stream was disabled (~/enable)", Code.DISABLED)
+            self._end_jobs(lambda job: job.message is None, disabled)
 
     @property
     def enabled(self) -> bool:
@@ -131,14 +134,11 @@ class Scheduler:
     # Targets ------------------------------------------------------------------------------------------------
 
     def set_instruction(self, instruction: str) -> Target:
-        """Replace all targets by a new one.
-
-        Raises:
-            StoppedError: the scheduler has stopped.
-        """
+        """Replace all targets by a new one; raise `StoppedError` once stopped."""
         with self._changed:
             self._refuse_when_stopped()
-            self.clear(f"replaced by a newer instruction: '{shortened(instruction)}'")
+            replaced = f"replaced by a newer instruction: '{shortened(instruction)}'"
+            self.clear(Coded(replaced, Code.REPLACED))
             return self._new_target(instruction)
 
     def active_alone(self, instruction: str) -> Target | None:
@@ -204,7 +204,7 @@ class Scheduler:
             if self.stop_reason:
                 refused = self.stop_reason
             elif job.message is None and not self._enabled:
-                refused = "the camera stream is disabled; enable it by ~/enable, or send an image along"
+                refused = DISABLED
             else:
                 job.after = self._frames
                 self._jobs.add(job)

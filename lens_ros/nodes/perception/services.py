@@ -12,12 +12,13 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
+from lens_ros.codes import Code, Coded, code_of
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
 from lens_ros.nodes.perception.camera_images import CameraImages
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Event, Measurements
 from lens_ros.nodes.perception.scheduler import Scheduler
-from lens_ros.nodes.perception.tasks import Job
+from lens_ros.nodes.perception.tasks import DISABLED, Job
 from lens_ros.ros import conversions
 from lens_ros.ros.conversions import ConversionError
 from lens_ros.ros.endpoints import Endpoints
@@ -81,7 +82,7 @@ class Services:
         scheduler = self._scheduler()
         image: Any = request.image
         if scheduler is None:
-            objection = INACTIVE
+            objection: str = INACTIVE
         elif is_empty(request.image):
             image = scheduler.latest
             objection = instruction_objection(request.instruction)
@@ -90,14 +91,15 @@ class Services:
         else:
             objection = request_objection(request)
         if not objection and not self._segment_slots.acquire(blocking=False):
-            objection = (
+            objection = Coded(
                 f"busy: {WAITING_SEGMENT_CALLS} requests are waiting for the model already; try again "
-                "later, or use the action ~/segment_instruction, which queues"
+                "later, or use the action ~/segment_instruction, which queues",
+                Code.BUSY,
             )
         if scheduler is None or objection:
             self._measured.count(Event.REFUSAL)
             self._log.warning("request refused", f"request refused: {objection}")
-            response.message = objection
+            response.message, response.code = objection, code_of(objection)
             return response
         job = Job(request.instruction, image)
         try:
@@ -107,7 +109,7 @@ class Services:
             self._responded_at = time.monotonic()
             self._segment_slots.release()
         if job.error:
-            response.message = job.error
+            response.message, response.code = job.error, code_of(job.error)
         else:
             response.success = True
             response.segmentation = conversions.segmentation_to_message(job.result, image.header)
@@ -116,10 +118,11 @@ class Services:
 
     def _without_image(self, scheduler: Scheduler) -> str:
         if not scheduler.enabled:
-            return "the camera stream is disabled; enable it by ~/enable, or send an image along"
-        return (
+            return DISABLED
+        return Coded(
             f"the request holds no image, and no recent one has come on {self._images.topic}; start the "
-            "camera, or send an image along"
+            "camera, or send an image along",
+            Code.NO_IMAGE,
         )
 
     @survives
@@ -167,13 +170,14 @@ def request_objection(request: Segment.Request) -> str:
     """What is wrong with the instruction or the image of a request or goal, or the empty string."""
     objection = instruction_objection(request.instruction)
     if not objection and is_empty(request.image):
-        return (
+        return Coded(
             "the request holds no image; expected one, or use_latest_image for the camera's next image: set "
-            "one of these fields"
+            "one of these fields",
+            Code.NO_IMAGE,
         )
     if not objection:
         try:
             conversions.check_image(request.image)
         except ConversionError as error:
-            return str(error)
+            return Coded(str(error), Code.BAD_IMAGE)
     return objection

@@ -9,8 +9,14 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from lens_ros.codes import Code, Coded
+
 AFTER_FAILURE_S = 5.0  # from a failure to the next reasoning pass; doubles with each further failure
 MOST_DOUBLINGS = 3
+
+DISABLED = Coded(
+    "the camera stream is disabled; enable it by ~/enable, or send an image along", Code.DISABLED
+)
 
 
 class TooManyError(Exception):

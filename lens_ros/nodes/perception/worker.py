@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from lens_ros.codes import Code, Coded
 from lens_ros.nodes.perception.follower import TargetFollower
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.tasks import (
@@ -180,7 +181,7 @@ class InferenceWorker:
             try:
                 return self._decode(job.message)
             except Exception as error:
-                job.finish(error=shortened(str(error), SENTENCE))
+                job.finish(error=Coded(shortened(str(error), SENTENCE), Code.BAD_IMAGE))
                 return None
         for job in task.jobs:
             job.after = task.frame.number
@@ -313,7 +314,8 @@ class InferenceWorker:
         instructions = [*(target.instruction for target in targets), *(job.instruction for job in jobs)]
         self._listener.failed(" + ".join(instructions), error)
         for job in jobs:
-            job.finish(error=f"internal error: {type(error).__name__}: {error}")
+            internal = Coded(f"internal error: {type(error).__name__}: {error}", Code.INTERNAL_ERROR)
+            job.finish(error=internal)
 
     def _abandon(self, reason: str) -> None:
         left = self.scheduler.abandon()

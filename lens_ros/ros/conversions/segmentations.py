@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
+from lens_ros.codes import code_of
 from lens_ros.msg import Instance as InstanceMessage
 from lens_ros.msg import Segmentation as SegmentationMessage
 from lens_ros.ros.conversions.masks import encode_mask
@@ -39,6 +40,7 @@ def segmentation_to_message(
                 score=float(instance.score),
                 consistency=float(instance.consistency),
                 rejected=instance.rejected,
+                rejected_code=code_of(instance.rejected),
                 box=region,
                 mask=encode_mask(instance.mask, region),
             )
@@ -51,6 +53,7 @@ def segmentation_to_message(
         reasoning=result.reasoning,
         answer=result.answer,
         reason=result.reason,
+        code=code_of(result.reason),
         reasoned_stamp=header.stamp,
         score_threshold=float(result.score_threshold),
         tokens=result.tokens,
