@@ -71,6 +71,11 @@ class Coded(str):
         return Coded, (str(self), self.code)
 
 
+def known_code(value: int) -> Code:
+    """Return a code that was received; UNSPECIFIED for one that this version does not know."""
+    return Code(value) if value in Code._value2member_map_ else Code.UNSPECIFIED
+
+
 def code_of(reason: str) -> Code:
     """Return the code of a reason: OK for an empty one, UNSPECIFIED for a plain string."""
     return getattr(reason, "code", Code.UNSPECIFIED) if reason else Code.OK

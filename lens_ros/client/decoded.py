@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from lens_ros.codes import Code, known_code
 from lens_ros.msg import Instance as InstanceMessage
 from lens_ros.msg import Segmentation
 from lens_ros.ros import conversions
@@ -42,6 +43,11 @@ class Answer:
     def accepted(self) -> tuple[Found, ...]:
         """The objects that may be acted upon; without any, `message.reason` says why."""
         return tuple(instance for instance in self.instances if instance.accepted)
+
+    @property
+    def code(self) -> Code:
+        """Code of `message.reason`; OK if an object was accepted."""
+        return known_code(self.message.code)
 
     @cached_property
     def mask(self) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Why there is no answer."""
+"""Errors of the client: why there is no answer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import os
 
 from rclpy.node import Node
 
+from lens_ros.codes import Code, known_code
+
 
 class LensError(Exception):
-    """Why there is no answer, in one sentence."""
+    """Reason in one sentence why there is no answer.
+
+    Attributes:
+        code: the node's code for it; UNSPECIFIED for what the client itself noticed.
+    """
+
+    def __init__(self, reason: str, code: int = Code.UNSPECIFIED) -> None:
+        super().__init__(reason)
+        self.code = known_code(code)
 
 
 class LensUnavailableError(LensError):
-    """No running, configured node offers what was asked for."""
+    """No running, configured node offers the service or action."""
 
 
 class LensTimeoutError(LensError):
@@ -20,11 +30,11 @@ class LensTimeoutError(LensError):
 
 
 class LensRefusedError(LensError):
-    """The node answered that it will not, and why."""
+    """The node refused, or failed; `code` says which."""
 
 
 class LensInputError(LensError, ValueError):
-    """The image or the instruction is nothing that could be sent."""
+    """The image or the instruction cannot be sent."""
 
 
 class LensCancelledError(LensError):

@@ -195,9 +195,11 @@ class LensClient:
                     "whether the machine or the network is overloaded"
                 )
             if status == GoalStatus.STATUS_CANCELED:
-                raise LensCancelledError(result.message)
+                raise LensCancelledError(result.message, result.code)
             if not result.success:
-                raise LensRefusedError(result.message or f"the goal ended with the status {status}")
+                raise LensRefusedError(
+                    result.message or f"the goal ended with the status {status}", result.code
+                )
             operation.finish(Answer.decoded(result.segmentation))
 
         operation = self._operation(self._goals.server_is_ready, send, timeout_s)
@@ -285,7 +287,7 @@ class LensClient:
         def answered(future: Any) -> None:
             response = future.result()
             if not response.success:
-                raise LensRefusedError(response.message)
+                raise LensRefusedError(response.message, response.code)
             operation.finish(read(response))
 
         operation = self._operation(client.service_is_ready, send, timeout_s)
