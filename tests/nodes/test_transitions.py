@@ -24,8 +24,8 @@ from lens_ros.ros.driver import (
     INACTIVE,
     UNCONFIGURED,
 )
-from lens_ros.ros.lifecycle import TransitionRefused
 from lens_ros.ros.workarounds.executor import CallbackExecutor
+from lens_ros.ros.workarounds.lifecycle import TransitionRefused
 
 
 class Gate:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
@@ -30,6 +30,7 @@ from lens_ros.ros import conversions
 from lens_ros.ros.endpoints import goal_requests
 from lens_ros.ros.reporting import described, request_log
 from lens_ros.ros.texts import shortened
+from lens_ros.ros.workarounds.action_server import DeferringActionServer
 
 MAX_WAITING_GOALS = 32  # each may hold an image
 # For clients that ask late. A change of one goal's state is told with the states of all goals that are kept:
@@ -53,7 +54,7 @@ class Goals:
         self._measured = measured
         self._settings = settings
         self._scheduler = scheduler
-        self._server: _DeferringActionServer | None = None
+        self._server: DeferringActionServer | None = None
         self._log = request_log(node)
         self._changed = threading.Condition()
         self._goals: dict[bytes, _Goal] = {}  # those without a result, by goal id
@@ -66,7 +67,7 @@ class Goals:
         """Begins to accept goals."""
         self._ending = False
         self._log = request_log(self._node)
-        self._server = _DeferringActionServer(
+        self._server = DeferringActionServer(
             self._node,
             SegmentInstruction,
             "~/segment_instruction",
@@ -181,41 +182,10 @@ class Goals:
         return result
 
 
-class _DeferringActionServer(ActionServer):
-    """Lets a goal be EXECUTING while its job runs elsewhere: executing calls no callback by itself.
-
-    And may be destroyed while an executor is about to wait for it: rclpy then waits for it all the same, and
-    fails.
-    """
-
-    _destroyed = False
-
-    def destroy(self) -> None:
-        """Ends the server."""
-        self._destroyed = True
-        super().destroy()
-
-    def add_to_wait_set(self, wait_set: Any) -> None:
-        """Nothing, once destroyed."""
-        if not self._destroyed:
-            super().add_to_wait_set(wait_set)
-
-    def is_ready(self, wait_set: Any) -> bool:
-        """Never, once destroyed."""
-        return not self._destroyed and super().is_ready(wait_set)
-
-    def notify_execute(self, goal_handle: Any, execute_callback: Any) -> None:
-        """What `goal_handle.execute()` ends in, after the change of state."""
-
-    def conclude(self, goal_handle: Any) -> None:
-        """Has the executor call the execute callback, which gives the goal its result."""
-        super().notify_execute(goal_handle, None)
-
-
 class _Goal:
     """A goal and its job: passes progress on to the client, and the end of the job to the server."""
 
-    def __init__(self, handle: Any, server: _DeferringActionServer, settings: PerceptionParameters) -> None:
+    def __init__(self, handle: Any, server: DeferringActionServer, settings: PerceptionParameters) -> None:
         self.key = _key(handle)
         self._handle = handle
         self._server = server

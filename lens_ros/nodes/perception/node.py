@@ -56,10 +56,10 @@ from lens_ros.nodes.perception.services import WAITING_SEGMENT_CALLS, Services
 from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros import command_line, conversions, parameters, process
 from lens_ros.ros.endpoints import EndpointError
-from lens_ros.ros.lifecycle import PromptLifecycleNode, TransitionRefused
 from lens_ros.ros.reporting import PythonWarnings, ThrottledLog, described, traced
 from lens_ros.ros.texts import SENTENCE, shortened
 from lens_ros.ros.workarounds.executor import CallbackExecutor
+from lens_ros.ros.workarounds.lifecycle import PromptLifecycleNode, TransitionRefused
 from lens_ros.srv import Segment
 from lens_ros.system.memory import give_back
 

@@ -1,4 +1,13 @@
-"""Runs callbacks to the end, without missing it: those of a node in one thread, those that wait in others."""
+"""Run callbacks without losing a wake-up: quick ones in the spinning thread, waiting ones in others.
+
+Symptom: a shutdown between collecting and waiting leaves `spin` waiting for ever, or raises `AttributeError`;
+    `MultiThreadedExecutor` doubles the time of an answer while the model works.
+Upstream: the shutdown reads like https://github.com/ros2/rclpy/issues/968 (open); none for the time.
+Versions: rclpy of Humble, Jazzy (raises) and Kilted (waits).
+Test: tests/nodes/test_executor.py::test_a_shutdown_that_wakes_nobody_up_is_noticed
+May go: when `Executor.spin` returns after a shutdown from any thread, and an executor without a pool runs
+    waiting callbacks in threads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""An action client that may send goals all day, from any thread."""
+"""Send action goals all day, from any thread.
+
+Symptom: each goal leaves a future with the executor, so that answers take twice as long after 4,000 goals;
+    a response that another thread takes before its request is noted is lost, and the call never ends.
+Upstream: https://github.com/ros2/rclpy/issues/1123, fixed by https://github.com/ros2/rclpy/pull/1532 (October
+    2025; #1536 for Jazzy, #1537 for Humble).
+Versions: Kilted's wheel 9.1.2 (second future); Jazzy's wheel 7.1.6 and older Humble (lost responses).
+Test: tests/nodes/test_client.py::test_goals_leave_nothing_with_the_executor
+Test: tests/nodes/test_client.py::test_a_response_may_come_before_the_request_has_returned
+May go: when all supported distributions ship the fixes.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +23,7 @@ from lens_ros.ros.endpoints import goal_requests
 
 
 class GoalClient(ActionClient):
-    """An action's client that may send goals all day, from any thread, with `goal_requests`.
-
-    `send_goal_async` of Kilted makes two futures for each goal and returns the second. The first stays with
-    the executor, which looks at it in each turn: after 4,000 goals an answer took twice as long. And a
-    response that another thread takes before the second is there goes to the first. On Humble and
-    Jazzy, without their fixes of October 2025, a response that is taken before its request is noted goes to
-    nobody (ros2/rclpy#1123), be it to a goal, to a cancel or to a result's request.
-    """
+    """An `ActionClient` with `goal_requests` quality of service; see the module."""
 
     def __init__(self, node: Node, action_type: type, action_name: str, **options: Any) -> None:
         # Before the client is in the node: a spinning executor calls `take_data` from then on.

@@ -1,4 +1,12 @@
-"""Whether a server knows us yet: what is sent before that is lost."""
+"""Find out whether a server knows this client; a request sent before that is lost.
+
+Symptom: the first request to a service that is just being discovered never arrives (for seconds, on loaded
+    machines).
+Upstream: https://github.com/ros2/rmw_fastrtps/issues/842 (discovery is not symmetric).
+Versions: Fast DDS of Humble, Jazzy and Kilted.
+Test: tests/nodes/test_handshake.py::test_it_asks_until_it_is_answered_and_anew_when_the_server_was_gone
+May go: when `service_is_ready` means that the server has matched the client.
+"""
 
 from __future__ import annotations
 

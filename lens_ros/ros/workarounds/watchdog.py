@@ -1,9 +1,15 @@
-"""Ends a process in which nothing moves any more, so that what has started it can start it anew.
+"""End a process in which nothing moves any more, so that launch starts it again.
 
-A callback that never returns, or a library that waits for ever while it holds the interpreter's lock: no code
-of Python's can tell of that any more, so a thread outside of it does (faulthandler). Seen in soaks, after 84
-and 117 minutes: a deadlock in Fast DDS, which nothing that creates an endpoint comes back from
-(docs/results.md).
+A callback that never returns, or a library that waits for ever while it holds the interpreter's lock, can
+only be noticed by a thread outside of Python (faulthandler).
+
+Symptom: after 84 to 117 minutes of soak, Fast DDS deadlocks; whatever creates an endpoint then blocks for
+    ever.
+Upstream: https://github.com/eProsima/Fast-DDS/issues/6502 (open since August 2026; the same two functions).
+    `python -m benchmarks.discovery_deadlock` reproduces it.
+Versions: Fast DDS of Kilted; seen in soaks on the wheels.
+Test: tests/nodes/test_watchdog.py::test_a_middleware_that_has_locked_itself_up_ends_the_process
+May go: when that issue is fixed in all supported distributions. A hanging model still needs a supervisor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""A lifecycle node that answers while one of its transitions runs."""
+"""Answer services and parameters while a lifecycle transition runs.
+
+Symptom: `get_state`, parameter services and other lifecycle services wait until `change_state` returns (28 s
+    while a model loads), and a transition that does not start leaves its client without an answer.
+Upstream: none; rclpy puts all of them into the default callback group by design.
+Versions: rclpy of Humble, Jazzy and Kilted.
+Test: tests/nodes/test_transitions.py::test_everything_but_a_transition_is_answered_during_each_transition
+May go: when `LifecycleNode` takes a callback group for its services and answers refused transitions.
+"""
 
 from __future__ import annotations
 
