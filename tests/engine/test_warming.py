@@ -138,7 +138,7 @@ def test_it_does_not_outlive_who_asked_for_it(own_cache: EngineCache) -> None:
 def test_told_to_end_while_it_ends_it_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import signal, sys, threading\n"
-        "from lens_ros.engine import warming\n"
+        "from lens_ros.engine import background_build\n"
         "from tests.engine.test_cache import KEY, EngineCache, Path\n"
         "def build(*args, **kwargs):\n"
         "    with EngineCache(Path(sys.argv[1])).staging(KEY, 10) as made:\n"
@@ -147,8 +147,8 @@ def test_told_to_end_while_it_ends_it_leaves_nothing(tmp_path: Path) -> None:
         "            (made / str(number)).touch()\n"
         "        print('at work', flush=True)\n"
         "        threading.Event().wait()\n"
-        "warming.build = build\n"
-        "raise SystemExit(warming.main(sys.argv[2]))\n"
+        "background_build.build = build\n"
+        "raise SystemExit(background_build.main(sys.argv[2]))\n"
     )
     job = json.dumps(
         {"folder": "", "backend": "", "precision": None, "cache": str(tmp_path), "for": os.getpid()}

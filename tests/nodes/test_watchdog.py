@@ -17,7 +17,7 @@ NODE = """
 import ctypes, sys, time
 import rclpy
 from rclpy.node import Node
-from lens_ros.nodes import lifetime
+from lens_ros.ros import process
 from lens_ros.ros.workarounds.executor import CallbackExecutor
 
 class Stuck(Node):
@@ -46,8 +46,8 @@ class Stuck(Node):
             ctypes.PyDLL(None).sleep(3600)
         return super().destroy_publisher(publisher)
 
-lifetime.TOUCH_PERIOD_S = 1.0
-sys.exit(lifetime.run(Stuck, lambda: CallbackExecutor((), 1), []))
+process.TOUCH_PERIOD_S = 1.0
+sys.exit(process.run(Stuck, lambda: CallbackExecutor((), 1), []))
 """
 
 

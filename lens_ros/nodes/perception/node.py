@@ -112,8 +112,9 @@ class PerceptionNode(PromptLifecycleNode):
 
     def __init__(self, name: str = "perception", **options: Any) -> None:
         super().__init__(name, **options)
-        parameters.declare(self, PerceptionParameters)
+        # First: from Kilted on, rclpy destroys nodes at shutdown, also one whose parameters raise below.
         self._python_warnings = PythonWarnings(self.get_logger())
+        parameters.declare(self, PerceptionParameters)
         self.add_on_set_parameters_callback(
             parameters.validator(PerceptionParameters, unconfigured=self._is_unconfigured)
         )

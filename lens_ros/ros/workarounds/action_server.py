@@ -1,7 +1,8 @@
 """Let goals be EXECUTING while their jobs run in another thread, without a thread or a coroutine each.
 
 Symptom: an execute callback that awaits a future is polled by the executor at full load; one that blocks
-    takes a thread per goal. A server that is destroyed while an executor is about to wait for it raises there.
+    takes a thread per goal. A server that is destroyed while an executor is about to wait for it raises
+    there.
 Upstream: none found.
 Versions: rclpy of Humble, Jazzy and Kilted.
 Test: tests/nodes/test_goals.py::test_eight_clients_at_once
