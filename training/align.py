@@ -59,7 +59,7 @@ class Alignment(Task):
         # BCE and dice say nothing about the predicted IoU.
         self.model.segmenter.sam.mask_decoder.iou_prediction_head.requires_grad_(False)
         if config.lora is not None:
-            lora.inject(self.model, config.lora)
+            lora.inject(self.model, config.lora, config.seed)
         if not any(p.requires_grad for p in self.module.parameters()):
             raise ValueError("nothing is trained: name parts in 'train', or give a block 'lora'")
         side = self.model.config.image.reasoner_size

@@ -327,7 +327,7 @@ class _Run:
             return self.task.model
         whole = LensModel(self.task.model.config)
         if lora := getattr(self.config, "lora", None):
-            inject(whole, lora)
+            inject(whole, lora, self.config.seed)
         start = f"{prefix}." if prefix else ""
         tensors = {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
         load_tensors(whole, without_tied_head(tensors, whole), source="the running model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from lens_ros.model.network import LensModel
@@ -19,7 +20,7 @@ class LoraConfig:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def inject(model: LensModel, config: LoraConfig) -> None:
+def inject(model: LensModel, config: LoraConfig, seed: int) -> None:
     """Freezes the language model (its embedding and head too) and puts trained adapters into it. They begin
     as nothing: the second factor is zero.
 
@@ -31,7 +32,9 @@ def inject(model: LensModel, config: LoraConfig) -> None:
     model.language_model.requires_grad_(False)
     model.reasoner.lm_head.requires_grad_(False)
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets))
-    peft.inject_adapter_in_model(settings, model.language_model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the first factor is drawn
+        peft.inject_adapter_in_model(settings, model.language_model)
 
 
 def merged(model: LensModel) -> LensModel:

@@ -60,7 +60,7 @@ class Reinforce(Task):
         reference = copy.deepcopy(self.model) if config.beta and config.lora is None else None
         freeze_all_but(self.model, config.train)
         if config.lora is not None:
-            inject(self.model, config.lora)
+            inject(self.model, config.lora, config.seed)
         self.module = self.policy = Policy(self.model)
         self.reference = None if reference is None else Policy(reference).requires_grad_(False)
         side = self.model.config.image.reasoner_size

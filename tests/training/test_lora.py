@@ -17,8 +17,7 @@ CONFIG = LoraConfig(rank=4, alpha=8, targets=("q_proj", "v_proj", "down_proj"))
 def adapted() -> tuple[LensModel, Lens]:
     """Lens-nano with adapters that change what it says."""
     model, tokenizer = load_model(find_model("lens-nano"))
-    torch.manual_seed(0)  # the other half of each adapter is drawn when it is made
-    inject(model, CONFIG)
+    inject(model, CONFIG, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -31,12 +30,27 @@ def test_new_adapters_change_nothing_and_alone_are_trained_in_the_language_model
     model, tokenizer = load_model(find_model("lens-nano"))
     ids = torch.arange(20, 60)[None]
     before = model.language_model(input_ids=ids).last_hidden_state
-    inject(model, CONFIG)
+    inject(model, CONFIG, seed=0)
     torch.testing.assert_close(model.language_model(input_ids=ids).last_hidden_state, before)
     trained = {n for n, p in model.language_model.named_parameters() if p.requires_grad}
     assert trained == {n for n, _ in model.language_model.named_parameters() if "lora_" in n}
     assert len(trained) == 2 * 3 * len(model.language_model.layers)
     assert all(p.requires_grad for p in model.context_module().parameters())
+
+
+def test_new_adapters_depend_on_the_seed_alone() -> None:
+    def factors(seed: int, global_seed: int) -> torch.Tensor:
+        model, _ = load_model(find_model("lens-nano"))
+        torch.manual_seed(global_seed)
+        inject(model, CONFIG, seed)
+        state = torch.random.get_rng_state()
+        torch.manual_seed(global_seed)
+        assert torch.equal(state, torch.random.get_rng_state())
+        drawn = [p.flatten() for name, p in model.named_parameters() if "lora_A" in name]
+        return torch.cat(drawn).detach()
+
+    assert torch.equal(factors(1, 2), factors(1, 3))
+    assert not torch.equal(factors(1, 2), factors(2, 2))
 
 
 def test_merged_answers_like_the_adapted_model(demo_image: np.ndarray) -> None:
@@ -67,4 +81,4 @@ def test_without_adapters_the_model_is_its_own() -> None:
 def test_layers_that_are_not_there_are_named() -> None:
     model, _ = load_model(find_model("lens-nano"))
     with pytest.raises(ValueError, match="nowhere"):
-        inject(model, LoraConfig(targets=("nowhere",)))
+        inject(model, LoraConfig(targets=("nowhere",)), seed=0)
