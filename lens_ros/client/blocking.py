@@ -65,12 +65,12 @@ class BlockingLensClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the thread and the context; may be called twice."""
+        """End the thread and the context; no-op if they have ended."""
         self._closed = True
         self._participant.close()
 
     def wait_for_server(self, timeout_s: float | None = None) -> None:
-        """Returns once the node offers its services; see `LensClient.wait_for_server`."""
+        """Wait until the node offers its services; see `LensClient.wait_for_server`."""
         self._find(timeout_s)
         self._participant.wait(lambda: self.client.wait_for_server(timeout_s))
 
@@ -121,7 +121,7 @@ class BlockingLensClient:
         return self._wait(LensClient.list)
 
     def listen(self, target_id: int | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answers:
-        """The answers about camera images, to iterate over: of one instruction, or of all.
+        """Return an iterator of the answers about camera images: of one instruction, or of all.
 
         Listen before the instruction is set, so that no answer is missed. `timeout_s` is the longest wait for
         the next answer.
@@ -134,7 +134,7 @@ class BlockingLensClient:
         return self._participant.wait(lambda: start(self.client))
 
     def _find(self, timeout_s: float | None = None) -> None:
-        """Returns once the node was found, be it by another participant; raises `LensUnavailableError`."""
+        """Wait until the node was found, possibly by another participant, or raise."""
         self._participant.check_thread()
         with self._finding:
             if self._found:
@@ -205,7 +205,7 @@ class Answers:
             ) from None
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stop listening."""
         self._subscription.close()
 
     def _put(self, answer: Answer) -> None:

@@ -42,7 +42,7 @@ class Subscription:
         self._close = close
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stop listening."""
         self._close()
 
 
@@ -64,7 +64,7 @@ class Question:
         return self.future.done()
 
     def cancel(self) -> None:
-        """Stops the model within one token; the question then fails with `LensCancelledError`."""
+        """Stop the model within one token; the question then fails with `LensCancelledError`."""
         with self._lock:
             self._cancelled, handle = True, self._handle
         if handle is not None:
@@ -129,14 +129,15 @@ class LensClient:
         return operation.future
 
     def segment(self, image: Picture, instruction: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Future:
-        """An `Answer` about one image, by the service `~/segment`.
+        """Return a future of an `Answer` about one image, by the service `~/segment`.
 
         Args:
             image: a message in any encoding that the topic `image` accepts, the path of a picture, a PIL
                 image, or an array (H, W, 3) RGB or (H, W) gray, uint8 or floating-point 0..1.
+            instruction: what to segment.
 
         Raises:
-            LensInputError: at once, where the image or the instruction is nothing of the kind.
+            LensInputError: at once, if the image or the instruction cannot be sent.
         """
         request = Segment.Request(image=image_message(image), instruction=checked_instruction(instruction))
         return self._call(self._segment, request, timeout_s, lambda r: Answer.decoded(r.segmentation))
@@ -149,9 +150,10 @@ class LensClient:
         on_feedback: Callable[[SegmentInstruction.Feedback], None] | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Question:
-        """An `Answer` by the action `~/segment_instruction`: it queues, tells its progress, can be cancelled.
+        """Return a question to the action `~/segment_instruction`: queued, with progress, cancellable.
 
         Args:
+            instruction: what to segment.
             image: as for `segment`; None means the camera's next image.
             on_feedback: called with stage, partial_reasoning (all of it so far), tokens and progress (0..1).
                 If it raises, the goal is cancelled and the question fails with that error.
@@ -209,15 +211,15 @@ class LensClient:
         return question
 
     def set_instruction(self, instruction: str) -> Future:
-        """The id (from 1) of the instruction, which replaces all that were active."""
+        """Replace all active instructions by one; the future holds its id (from 1)."""
         return self._instruct(SetInstruction.Request.SET, instruction=checked_instruction(instruction))
 
     def add(self, instruction: str) -> Future:
-        """The id of the instruction, which becomes active beside the others."""
+        """Add an active instruction; the future holds its id."""
         return self._instruct(SetInstruction.Request.ADD, instruction=checked_instruction(instruction))
 
     def remove(self, target_id: int) -> Future:
-        """The id of the instruction that ended; `LensRefusedError` when none has it."""
+        """End an instruction; the future holds its id, or `LensRefusedError` if none has it."""
         return self._instruct(SetInstruction.Request.REMOVE, target_id=target_id)
 
     def clear(self) -> Future:
@@ -225,7 +227,7 @@ class LensClient:
         return self._instruct(SetInstruction.Request.CLEAR)
 
     def list(self) -> Future:
-        """The active instructions: a dictionary of texts by id."""
+        """List the active instructions; the future holds a dictionary of texts by id."""
         request = SetInstruction.Request(operation=SetInstruction.Request.LIST)
         return self._call(
             self._set,
@@ -235,7 +237,7 @@ class LensClient:
         )
 
     def subscribe(self, callback: Callable[[Answer], None], target_id: int | None = None) -> Subscription:
-        """Calls back with each `Answer` on the topic `segmentation`: of one instruction, or of all.
+        """Call back with each `Answer` on the topic `segmentation`: of one instruction, or of all.
 
         Subscribe before the instruction is set, so that no answer is missed. Damaged messages are logged.
         """
@@ -261,7 +263,7 @@ class LensClient:
         return Subscription(lambda: self._forget(subscription))
 
     def topic(self, name: str) -> str:
-        """A topic of the other node, as this node names it."""
+        """Return the name of a topic of the other node, as this node resolves it."""
         return beside(self.perception, name)
 
     def _forget(self, subscription: Any) -> None:
@@ -310,6 +312,6 @@ class LensClient:
 
 
 def beside(node_name: str, topic: str) -> str:
-    """A topic in the namespace of the node `node_name`."""
+    """Return a topic in the namespace of the node `node_name`."""
     space, slash, _ = node_name.rpartition("/")
     return f"{space}{slash}{topic}"

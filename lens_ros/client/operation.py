@@ -47,7 +47,7 @@ class Operation:
         self._again: tuple[float, float, Callable[[], None]] | None = None  # when, how often, what
 
     def begin(self) -> None:
-        """Sends at once, or as soon as the server was found."""
+        """Send at once, or as soon as the server was found."""
         self._tick()
         with self._lock:
             if not self._ended:
@@ -59,11 +59,11 @@ class Operation:
                 )
 
     def every(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Calls back now and then until the end, from a timer of the node."""
+        """Call back periodically until the end, from a timer of the node."""
         self._again = time.monotonic() + seconds, seconds, callback
 
     def finish(self, result: Any) -> None:
-        """Gives the future its result, unless it has one."""
+        """Set the result of the future; no-op if it is done."""
         if self._end():
             self.future.set_result(result)
 
@@ -73,7 +73,7 @@ class Operation:
             self.future.set_exception(error)
 
     def guard(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
-        """`callback`, with its exceptions as the future's."""
+        """Return `callback` with its exceptions passed to the future."""
 
         def guarded(future: Any) -> None:
             try:

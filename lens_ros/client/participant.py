@@ -41,7 +41,7 @@ class Participant:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread and the context; may be called twice."""
+        """End the thread and the context; no-op if they have ended."""
         if not self._context.ok():
             return
         self._executor.shutdown()
@@ -51,9 +51,10 @@ class Participant:
         rclpy.try_shutdown(context=self._context)
 
     def wait(self, start: Callable[[], Future]) -> Any:
-        """The result of the future that `start` makes, or what it fails with.
+        """Return the result of the future that `start` makes, or raise what it fails with.
 
-        Raises `LensError` when this is closed meanwhile, else as `check_thread`.
+        Raises:
+            LensError: this is closed meanwhile; also as `check_thread`.
         """
         self.check_thread()
         ended = threading.Event()
@@ -65,13 +66,13 @@ class Participant:
         return future.result()
 
     def settle(self, future: Future) -> None:
-        """A moment for a cancel request to go out."""
+        """Wait a moment, so that a cancel request is sent."""
         until = time.monotonic() + 1.0
         while not future.done() and self._thread.is_alive() and time.monotonic() < until:
             time.sleep(POLL_S)
 
     def check_thread(self) -> None:
-        """Raises where a wait could not end: RuntimeError in its own thread, `LensError` when closed."""
+        """Raise RuntimeError in the own thread, where a wait cannot end, and `LensError` after `close`."""
         if threading.current_thread() is self._thread:
             raise RuntimeError(
                 "a blocking call inside on_feedback would wait for itself; make it after the answer, or use "

@@ -41,7 +41,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 done, 2 not possible."""
+    """Run the command; return the exit status: 0 done, 2 not possible."""
     cache = EngineCache(options.out) if options.out else EngineCache()
     try:
         if options.list:

@@ -11,7 +11,7 @@ from lens_ros.model.errors import CheckpointError
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Fills in the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument("reasoner", type=Path, help="folder of a Qwen2.5-VL as published")
     parser.add_argument("sam", type=Path, help="file of a SAM, such as sam_vit_b_01ec64.pth")
     parser.add_argument("out", type=Path, help="folder to write")
@@ -19,7 +19,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 done, 2 not possible."""
+    """Run the command; return the exit status: 0 done, 2 not possible."""
     import torch
 
     from lens_ros.model.box_prompted import combine

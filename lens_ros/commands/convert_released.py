@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Fills in the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument("released", type=Path, help="folder with the authors' config.json and safetensors")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--sam2", type=Path, help="SAM 2's own weights, for a stage-1 checkpoint")
@@ -30,7 +30,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 done, 2 not possible."""
+    """Run the command; return the exit status: 0 done, 2 not possible."""
     import torch
 
     from lens_ros.model.checkpoint import read_tokenizer
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def write_model(model: LensModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> int:
-    """Saves a model in 16 bits and says how to try it; returns the exit status.
+    """Save a model in 16 bits and print how to try it; return the exit status.
 
     Raises:
         CheckpointError: the folder cannot be written.

@@ -94,13 +94,13 @@ class Printer:
         self._shown = ""
 
     def begin(self, title: str) -> None:
-        """A new text under a title."""
+        """Begin a new text under a title."""
         self._shown = ""
         self._out.write(f"\n> {title}\n" if not self._in_place else f"\n\033[1m> {title}\033[0m\n  ")
         self._out.flush()
 
     def grow(self, text: str, finished: bool) -> None:
-        """Shows what is new in `text`, which is all of it so far."""
+        """Show the new part of `text`, which holds all of it so far."""
         if not text.startswith(self._shown):  # a late correction: shown in full once more
             self._out.write("\n  " if self._in_place else "")
             self._shown = ""
@@ -175,7 +175,7 @@ class Demo:
         )
 
     def ask(self, number: int, kind: str, instruction: str) -> Answer:
-        """Sends an instruction, shows the reasoning, returns the answer with its picture saved."""
+        """Send an instruction, show the reasoning, save the picture; return the answer."""
         self._printer.begin(f"{instruction}   [{kind}]" if kind else instruction)
         self._inbox.ask(instruction)
         self._instructions.publish(String(data=instruction))
@@ -271,7 +271,7 @@ def table(answers: Sequence[Answer]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the demo; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m lens_ros.commands.demo",
         description="A recorded camera, asked over ROS 2 what is where.",

@@ -30,7 +30,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 done, 1 refused or damaged, 2 not possible."""
+    """Run the command; return the exit status: 0 done, 1 refused or damaged, 2 not possible."""
     from lens_ros.deployment.deploy import deploy, verify
     from lens_ros.deployment.quantize import QuantizationRefused
     from lens_ros.model.checkpoint import find_model

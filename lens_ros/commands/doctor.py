@@ -25,7 +25,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 well, 1 the self-test failed, 2 the model is unusable."""
+    """Run the command; return the exit status: 0 well, 1 self-test failed, 2 model unusable."""
     with importing():
         import torch
 

@@ -31,7 +31,7 @@ MIN_IOU = 0.95
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Fills in the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument("model", help="name or folder")
     parser.add_argument("--scheme", choices=SCHEMES, default="int8", help="default: int8")
     parser.add_argument("--out", type=Path, help="another folder, complete by itself (default: MODEL)")

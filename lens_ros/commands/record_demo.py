@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Fills in the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument("--out", type=Path, default=Path("demo/tabletop"), help="folder of the bag")
     parser.add_argument("--seed", type=int, help="of the scene (default: the one that ships)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status."""
+    """Run the command; return the exit status."""
     # Needs OpenGL, which its help does not.
     from lens_ros.simulation import recording
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Fills in the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument("image", type=Path, help="a picture (PNG, JPEG, ...); white where transparent")
     parser.add_argument("text", help="what to look for, such as 'the bowl to the right of the white mug'")
     parser.add_argument("--model", default="lens-nano", help="name or folder (default: lens-nano)")
@@ -44,7 +44,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 found, 1 nothing found, 2 unusable input."""
+    """Run the command; return the exit status: 0 found, 1 nothing found, 2 unusable input."""
     threshold = options.score_threshold
     if threshold is not None and not 0 <= threshold <= 1:
         print(f"lens segment: --score-threshold is {threshold:g}; expected 0 to 1", file=sys.stderr)

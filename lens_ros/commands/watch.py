@@ -27,7 +27,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 ended as asked, 2 no ROS or no such node."""
+    """Run the command; return the exit status: 0 ended as asked, 2 no ROS or no such node."""
     try:
         from lens_ros.commands import watch_view
     except ImportError as error:

@@ -115,8 +115,12 @@ class Watcher:
 def watch(
     perception: str, out: TextIO, *, once: bool, wait_s: float = WAIT_S, interval_s: float | None = None
 ) -> None:
-    """Shows the node until Ctrl-C, or once, after `interval_s` of listening and up to `wait_s` more for what
-    the node has not told by then. Raises `LensError` when it is not found.
+    """Show the node until Ctrl-C, or once.
+
+    Once: after `interval_s` of listening, and up to `wait_s` more for what the node has not sent by then.
+
+    Raises:
+        LensError: the node is not found.
     """
     context = rclpy.Context()
     with fitted_profile():  # it receives small messages alone: whatever fits will do
@@ -166,7 +170,7 @@ def _spin(
 
 
 def main(options: argparse.Namespace) -> int:
-    """Returns the exit code: 0 ended by Ctrl-C or after one snapshot, 2 no such node."""
+    """Run the view; return the exit status: 0 ended by Ctrl-C or after one snapshot, 2 no such node."""
     try:
         watch(options.node, sys.stdout, once=options.once, wait_s=options.wait, interval_s=options.interval)
     except (LensError, StartError) as error:

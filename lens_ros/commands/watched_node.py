@@ -33,7 +33,7 @@ class Watched:
     diagnostics: dict[str, DiagnosticStatus] = field(default_factory=dict)  # by part, as the node names them
 
     def hear_segmentation(self, message: Segmentation, age_s: float | None) -> None:
-        """Keeps the latest answer to each instruction; `age_s` is that of its image, where it has one."""
+        """Keep the latest answer to each instruction; `age_s` is that of its image, if it has one."""
         key = message.target_id, message.instruction
         self.verdicts.pop(key, None)
         self.verdicts[key] = self.clock(), message
@@ -54,7 +54,7 @@ class Watched:
 
 
 def rendered(watched: Watched, clock: str, width: int | None = None) -> list[str]:
-    """The lines to show; `width` columns at most, or as long as they need."""
+    """Return the lines to show, at most `width` columns wide; None sets no limit."""
     lines = [f"{watched.node} is {watched.state}  {clock}"]
     for title, texts in (
         ("model", _model(watched)),

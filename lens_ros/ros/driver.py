@@ -106,7 +106,7 @@ class NodeProcess:
         return self.log_path.read_text(errors="replace")
 
     def check(self) -> None:
-        """Raises `ProcessError`, with the end of the log, when the process has ended."""
+        """Raise `ProcessError`, with the end of the log, if the process has ended."""
         code = self._process.poll()
         if code is not None:
             raise ProcessError(
@@ -115,12 +115,13 @@ class NodeProcess:
             )
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         return "\n".join(self.log.splitlines()[-lines:])
 
     def stacks(self) -> str:
-        """Where each thread of a process is that should have done something by now; for nodes that dump
-        their stacks on SIGUSR1, as `perception` does.
+        """Return where each thread of a late process is.
+
+        For nodes that dump their stacks on SIGUSR1, as `perception` does.
         """
         before = len(self.log)
         if self._process.poll() is None:
@@ -129,19 +130,20 @@ class NodeProcess:
         return self.log[before:]
 
     def wait(self, timeout: float) -> int:
-        """The exit code, once the process has ended by itself; `ProcessError` after `timeout` seconds."""
+        """Return the exit status once the process has ended; raise `ProcessError` after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise ProcessError(f"{self.module} did not end within {timeout:g} s:\n{self.tail()}") from None
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal."""
+        """Send a signal."""
         self._process.send_signal(number)
 
     def stop(self, ask: signal.Signals = signal.SIGINT, timeout: float = 20.0) -> int:
-        """Ends the process; its exit code. Where asking does not help its log says where each of its threads
-        is, and it is ended by force.
+        """End the process and return its exit status.
+
+        If asking does not help, its log says where each of its threads is, and it is killed.
         """
         if self._process.poll() is None:
             for request, patience in ((ask, timeout), (signal.SIGABRT, ABORT_S)):
@@ -188,12 +190,12 @@ class Driver:
             self.executor.spin_once(timeout_sec=left)
 
     def meet(self, node_name: str, timeout: float) -> None:
-        """Waits until a node knows every client that this process has made so far (`Handshake`)."""
+        """Wait until a node knows every client that this process has made so far (`Handshake`)."""
         self._meeting[node_name] = self._made(GetParameters, f"{node_name}/get_parameters")
         self._greet(node_name, timeout)
 
     def call(self, service_type: Any, name: str, request: Any, timeout: float) -> Any:
-        """The response of a service, for which it waits as well. `name`: NODE/SERVICE."""
+        """Return the response of a service, after waiting for the service; `name` is NODE/SERVICE."""
         node_name = name.rpartition("/")[0]
         if name not in self._clients:
             self._clients[name] = self._made(service_type, name)
@@ -215,7 +217,7 @@ class Driver:
         return self.call(ChangeState, f"{node_name}/change_state", request, timeout).success
 
     def state(self, node_name: str, timeout: float = 30.0) -> int:
-        """The state of a lifecycle node, such as `ACTIVE`."""
+        """Return the state of a lifecycle node, such as `ACTIVE`."""
         return self.call(GetState, f"{node_name}/get_state", GetState.Request(), timeout).current_state.id
 
     def _made(self, service_type: Any, name: str) -> Any:
@@ -228,7 +230,7 @@ class Driver:
 
 
 def isolate(domain: int) -> None:
-    """Keeps this process, and those that it starts from now on, apart from every other ROS graph.
+    """Separate this process, and those that it starts from now on, from every other ROS graph.
 
     Call before `rclpy.init`.
     """
@@ -239,7 +241,7 @@ def isolate(domain: int) -> None:
 
 
 def own_domain() -> int:
-    """A domain id, 1 to 99, that no process of this machine uses; raises `ProcessError` if there is none."""
+    """Return a free domain id of this machine, 1 to 99, or raise `ProcessError`."""
     for number in range(99):
         domain = (os.getpid() + number) % 99 + 1
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first_participant:

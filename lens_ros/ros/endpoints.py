@@ -71,7 +71,7 @@ def requests() -> QoSProfile:
 
 
 def goal_requests() -> dict[str, Any]:
-    """The same as arguments of an action's server or client."""
+    """Return the quality of service of `requests` as arguments of an action's server or client."""
     return {f"{service}_service_qos_profile": requests() for service in ("goal", "result", "cancel")}
 
 
@@ -106,8 +106,9 @@ class Endpoints:
     def __init__(
         self, node: LifecycleNode, on_mismatch: Callable[[str, str], None] = lambda topic, text: None
     ) -> None:
-        """Call `on_mismatch(topic, text)` when endpoints of other nodes do not match in type or quality of
-        service, when the text changes, and with an empty text once all match.
+        """Watch for endpoints of other nodes that do not match in type or quality of service.
+
+        `on_mismatch(topic, text)` is called when the text changes, and with an empty text once all match.
         """
         self._node = node
         self._on_mismatch = on_mismatch
@@ -118,7 +119,7 @@ class Endpoints:
         self._open: list[tuple[Callable[[Any], Any], Any]] = []  # how to destroy it, and what
 
     def publisher(self, message_type: type, topic: str, depth: int) -> Any:
-        """A reliable lifecycle publisher: silent unless the node is active."""
+        """Return a reliable lifecycle publisher, which publishes only while the node is active."""
         resolved = self._node.resolve_topic_name(topic)
         watched: list[_Watched] = []
         callbacks = PublisherEventCallbacks(incompatible_qos=lambda event: self._mismatch(watched, event))
@@ -178,7 +179,7 @@ class Endpoints:
         callback: Callable[[Any, Any], Any],
         group: CallbackGroup | None = None,
     ) -> None:
-        """A service; without `group` in a callback group of its own."""
+        """Create a service; without `group` in its own callback group."""
         try:
             created = self._node.create_service(
                 service_type,
@@ -199,7 +200,7 @@ class Endpoints:
         self._open.append((self._node.destroy_service, created))
 
     def timer(self, period_s: float, callback: Callable[[], None]) -> None:
-        """A timer on the steady clock: it also runs while simulated time stands still."""
+        """Create a timer on the steady clock; it runs while simulated time stands still, too."""
         created = self._node.create_timer(
             period_s,
             callback,

@@ -37,7 +37,7 @@ class Specification:
     when: str = "now"
 
     def descriptor(self) -> ParameterDescriptor:
-        """What `ros2 param describe` shows, and what rclpy enforces."""
+        """Return what `ros2 param describe` shows, and what rclpy enforces."""
         text = self.description
         if self.choices:
             text += f" One of: {', '.join(self.choices)}."
@@ -95,16 +95,17 @@ Values = TypeVar("Values")
 
 
 def specifications(table: type[Values]) -> dict[str, Specification]:
-    """The rows of a table by parameter name, in order."""
+    """Return the rows of a table by parameter name, in order."""
     return {row.name: row.metadata["specification"] for row in fields(table)}  # type: ignore[arg-type]
 
 
 def declare(node: Node, table: type[Values]) -> Values:
-    """Declare every parameter of `table` on `node`; return their values, which launch files may have
-    overridden. Warn of overrides that no parameter has the name of.
+    """Declare every parameter of `table` on `node` and return the values, with overrides applied.
 
-    Raises `ParameterError` for a value outside of its choices; rclpy's own exceptions for a wrong type or
-    range are turned into it as well.
+    Warns of overrides that no parameter has the name of.
+
+    Raises:
+        ParameterError: a value of the wrong type, out of range or outside of its choices.
     """
     rows = specifications(table)
     given = [name for name in node._parameter_overrides if not node.has_parameter(name)]
@@ -125,7 +126,7 @@ def declare(node: Node, table: type[Values]) -> Values:
 
 
 def read(node: Node, table: type[Values]) -> Values:
-    """The present values of every parameter of `table`."""
+    """Return the present values of every parameter of `table`."""
     return table(**{name: value_of(node, name, row) for name, row in specifications(table).items()})
 
 
@@ -138,9 +139,9 @@ def value_of(node: Node, name: str, row: Specification) -> Any:
 def validator(
     table: type[Values], unconfigured: Callable[[], bool]
 ) -> Callable[[Iterable[Parameter]], SetParametersResult]:
-    """A callback for `Node.add_on_set_parameters_callback` that enforces choices and `when`.
+    """Return a callback for `Node.add_on_set_parameters_callback` that enforces choices and `when`.
 
-    `unconfigured()` tells whether parameters of the kind "configure" may change at this moment.
+    `unconfigured()` says whether parameters of the kind "configure" may change at this moment.
     """
     rows = specifications(table)
 

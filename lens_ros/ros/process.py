@@ -61,10 +61,10 @@ class LastingNode(Protocol):
         """After how long without a turn of its executor the process is ended; 0: never."""
 
     def begin(self) -> None:
-        """What it does without being asked, in a thread of its own; its executor spins."""
+        """Do what the node does unasked, in its own thread, while its executor spins."""
 
     def close(self) -> None:
-        """Answers what is pending; its executor still spins."""
+        """Answer what is pending, while the executor still spins."""
 
     def interrupt(self) -> None:
         """Interrupt the loading in progress, if any; may be called again."""
@@ -73,10 +73,10 @@ class LastingNode(Protocol):
 
 
 def ended_by_signal() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set; for the main thread, which is to look at it every
-    `SIGNAL_POLL_S`: a signal that the system gives to another thread is handled when the main one wakes up.
+    """Return an event that SIGINT and SIGTERM set.
 
-    Call `interrupts.ignore` when the end begins.
+    The main thread must check it every `SIGNAL_POLL_S`: a signal that the system delivers to another thread
+    is handled when the main thread wakes up. Call `interrupts.ignore` when the end begins.
     """
     ended = threading.Event()
     for number in interrupts.ENDING:
@@ -89,10 +89,11 @@ def run(
     make_executor: Callable[[], CallbackExecutor],
     arguments: list[str] | None = None,
 ) -> int:
-    """Run a node until SIGINT or SIGTERM; return the process' exit status (`command_line`). SIGUSR1 prints
-    where each thread is. A node that does not move any more is ended with status `CRASHED` (`Watchdog`).
+    """Run a node until SIGINT or SIGTERM; return the exit status of the process (`command_line`).
 
-    rclpy's own signal handlers would shut the middleware down before anything pending could be answered.
+    SIGUSR1 prints where each thread is. A node that does not move any more is ended with status `CRASHED`
+    (`Watchdog`). rclpy's own signal handlers would shut the middleware down before pending requests could be
+    answered.
     """
     limit_heaps()
     faulthandler.register(signal.SIGUSR1)
@@ -169,16 +170,19 @@ def run(
 
 
 def _touch_middleware(node: Node) -> None:
-    """Does not come back where Fast DDS' discovery has locked itself up: nothing is received any more then,
-    for ever, while the executor goes on turning (docs/results.md). The watchdog ends that.
+    """Create an endpoint, which blocks for ever if Fast DDS' discovery has deadlocked.
+
+    Nothing is received then while the executor keeps turning; the watchdog ends the process.
     """
     # Not the lifecycle node's own way: that would keep it for its transitions.
     node.destroy_publisher(Node.create_publisher(node, Empty, "~/_alive", 1))
 
 
 def _spin(executor: CallbackExecutor, ended: threading.Event) -> None:
-    """Spins until the executor is shut down, whatever happens: a reliable node does not end because
-    one client has vanished."""
+    """Spin until the executor is shut down, whatever callbacks raise.
+
+    A reliable node does not end because one client has vanished.
+    """
     throttle = Throttle(TRACEBACKS_S)
     try:
         while True:

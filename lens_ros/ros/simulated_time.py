@@ -19,7 +19,7 @@ class SimulatedTime:
         self._since = 0.0
 
     def trouble(self) -> str:
-        """What is wrong and what to do; empty where nothing is, or time is not simulated."""
+        """Return what is wrong and what to do; empty if nothing is, or time is not simulated."""
         if not self._ros_clock.ros_time_is_active:
             self._time = -1
             return ""

@@ -13,7 +13,8 @@ def nanoseconds(stamp: Time) -> int:
 
 
 def is_valid(stamp: Time) -> bool:
-    """Whether a stamp is a time since 1970 with less than a second of nanoseconds. `rclpy.time.Time` raises
-    for negative seconds.
+    """Return whether a stamp is a time since 1970 with less than a second of nanoseconds.
+
+    `rclpy.time.Time` raises for negative seconds.
     """
     return stamp.sec >= 0 and stamp.nanosec < SECOND_NS

@@ -87,7 +87,7 @@ class CameraNode(Node):
         self._thread.start()
 
     def close(self) -> None:
-        """Stops playing; call before the node is destroyed."""
+        """Stop playing; call before the node is destroyed."""
         self._stopping.set()
         self._thread.join()
 
@@ -140,7 +140,7 @@ class CameraNode(Node):
         self._wait(begun, self._source.duration)
 
     def _wait(self, begun: float, at: float) -> float:
-        """Waits until `at` of a playing that began at `begun`; returns the beginning to count from now on."""
+        """Wait until `at` of a playback that began at `begun`; return the beginning to count from now on."""
         ahead = begun + at / self._settings.rate - time.monotonic()
         if ahead > 0:
             self._stopping.wait(ahead)

@@ -1,6 +1,4 @@
-"""What a camera can show without a camera: recordings and folders of pictures, as ROS messages with their
-times.
-"""
+"""Read recordings and folders of pictures as ROS messages with their times."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class AnswerPublisher:
         self._shown: dict[int, tuple[Target, Identified]] = {}  # what they show, by target
 
     def open(self) -> None:
-        """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""
+        """Create the publishers; raise what rclpy raises for unusable qos_overrides."""
         self._log = request_log(self.node)
         # Many instructions may be answered at once, say when the node is deactivated.
         self._segmentations = self._endpoints.publisher(SegmentationMessage, "segmentation", 100)
@@ -79,8 +79,9 @@ class AnswerPublisher:
         self._pictures.open()
 
     def flush(self) -> None:
-        """Waits until every subscriber has every answer, for a moment: what a publisher has not delivered is
-        lost with it.
+        """Wait, for a moment, until every subscriber has every answer.
+
+        What a publisher has not delivered is lost when it is destroyed.
         """
         for publisher in (self._reasonings, self._segmentations):
             if publisher is None:
@@ -100,7 +101,7 @@ class AnswerPublisher:
         self._endpoints.close()
 
     def begin(self) -> None:
-        """A new worker begins, whose images are numbered from 1."""
+        """Prepare for a new worker, whose images are numbered from 1."""
         self._shown_number, self._shown = 0, {}
 
     def forget_objects(self) -> None:
@@ -111,27 +112,27 @@ class AnswerPublisher:
     # What the worker calls ----------------------------------------------------------------------------------
 
     def ended(self, target: Target) -> None:
-        """The ids of the target's objects may be used by others, and its trouble is over."""
+        """Free the ids of the target's objects and forget its trouble."""
         self._measured.note(Trouble.FAILED_TARGET, "", about=_about(target))
         with self._lock:
             self._forget(target)
 
     def started(self, targets: Sequence[Target], frame: Frame) -> None:
-        """New counts for the reasoning of each target."""
+        """Start counting the reasoning of each target."""
         self._started_at = time.monotonic()
         rate = self._settings().reasoning_rate_hz
         self._streams = {target.id: ReasoningStream(rate) for target in targets}
 
     @survives
     def text(self, target: Target, frame: Frame, text: str) -> None:
-        """Publishes the reasoning so far, unless the last message went out too short a time ago."""
+        """Publish the reasoning so far, unless the last message is too recent."""
         stream = self._streams[target.id]
         if stream.add(text):
             self._publish_reasoning(target, frame.message.header, text, stream.tokens)
 
     @survives
     def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
-        """Publishes a segmentation and the last reasoning of each target, then the pictures of them all."""
+        """Publish a segmentation and the final reasoning of each target, then the pictures of all."""
         header = frame.message.header
         given = [answer for answer in answers if answer.result is not None]
         identified = self._publish_segmentations(header, given, reasoned=True)
@@ -155,7 +156,7 @@ class AnswerPublisher:
 
     @survives
     def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
-        """Publishes a segmentation of each target, then the pictures of them all."""
+        """Publish a segmentation of each target, then the pictures of all."""
         identified = self._publish_segmentations(frame.message.header, answers, reasoned=False)
         self._show(frame, rgb, answers, identified)
         self._measured.add(Series.TRACK, answers[0].result.preprocess_ms + answers[0].result.decode_ms)
@@ -184,8 +185,9 @@ class AnswerPublisher:
     def _show(
         self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer], identified: Sequence[Identified]
     ) -> None:
-        """Publishes the pictures of all targets with an answer about this image, those of before included;
-        nothing when a newer image was shown while the reasoner worked: pictures never go back in time.
+        """Publish pictures of all targets with an answer about this image, earlier ones included.
+
+        No-op if a newer image was shown while the reasoner worked: pictures never go back in time.
         """
         if frame.number < self._shown_number:
             return
@@ -242,18 +244,19 @@ class AnswerPublisher:
 
     @survives
     def unanswered(self, target: Target, reason: str) -> None:
-        """Publishes that a target ended before any image had been taken up for it."""
+        """Publish that a target ended before the model started on it."""
         self.publish_unanswered(target, Header(), reason)
         self._say(target, f"no answer: {reason}")
 
     @survives
     def unusable(self, frame: Frame, error: Exception) -> None:
-        """Logs why the image cannot be used."""
+        """Log why the image cannot be used."""
         self._images.complain(error)
 
     def failed(self, instruction: str, error: Exception, target: Target | None = None) -> str:
-        """Logs what went wrong in the model; returns the reason to publish. /diagnostics tell of a target's
-        failure until it is answered or ends.
+        """Log a failure of the model; return the reason to publish.
+
+        /diagnostics shows a target's failure until it is answered or ends.
         """
         code = Code.OUT_OF_MEMORY if is_out_of_memory(error) else Code.MODEL_FAILED
         reason = Coded(described(error), code)
@@ -272,7 +275,7 @@ class AnswerPublisher:
     def publish_unanswered(
         self, target: Target, header: Header, reason: str, stream: ReasoningStream | None = None
     ) -> None:
-        """A segmentation and a final reasoning that say why there is no answer."""
+        """Publish a segmentation and a final reasoning that say why there is no answer."""
         text, tokens = (stream.text, stream.tokens) if stream is not None else ("", 0)
         self._publish_reasoning(target, header, text, tokens, finished=True, reason=reason)
         self._segmentations.publish(
@@ -300,8 +303,9 @@ class ReasoningStream:
         self._next = -1.0
 
     def add(self, text: str) -> bool:
-        """Takes the text so far, once per token; whether to publish it now. The first one is always
-        published.
+        """Take the text so far, once per token; return whether to publish it now.
+
+        The first one is always published.
         """
         self.text = text
         self.tokens += 1

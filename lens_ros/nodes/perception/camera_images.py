@@ -108,9 +108,11 @@ class CameraImages:
         self._complain(kind, f"image on {self.topic} is not usable: {error}")
 
     def fresh(self, message: ImageMessage) -> bool:
-        """Whether an image may still be used: by its stamp and the node's clock no older than
-        max_image_age_ms, and no further in the future, where its age is anyone's guess. An image without a
-        stamp has no age and may be used. One with an invalid stamp may be used unless there is a limit.
+        """Return whether an image may still be used, by its stamp and the node's clock.
+
+        It must be no older than max_image_age_ms, and no further in the future, where its age is unknown. An
+        image without a stamp has no age and may be used. One with an invalid stamp may be used unless there
+        is a limit.
         """
         limit = self.node.get_parameter("max_image_age_ms").value
         if not is_valid(message.header.stamp):
@@ -146,8 +148,9 @@ class CameraImages:
         )
 
     def age_ms(self, message: ImageMessage) -> float | None:
-        """Return the milliseconds since the image's stamp by the node's clock; None for an image without a
-        stamp, or with an invalid one.
+        """Return the milliseconds since the image's stamp by the node's clock.
+
+        None for an image without a stamp, or with an invalid one.
         """
         stamp = message.header.stamp
         if not nanoseconds(stamp) or not is_valid(stamp):
@@ -267,7 +270,7 @@ class CameraImages:
 
 
 def check(message: ImageMessage) -> None:
-    """What can be judged without decoding; raises `ConversionError`."""
+    """Check what can be judged without decoding; raise `ConversionError`."""
     if isinstance(message, CompressedImage):
         conversions.check_compressed_image(message)
     else:

@@ -91,7 +91,7 @@ class Diagnostics:
 
     @survives
     def publish(self) -> None:
-        """Publishes the present situation."""
+        """Publish the present situation."""
         self._look_around()
         message = DiagnosticArray()
         message.header.stamp = self.node.get_clock().now().to_msg()
@@ -99,7 +99,7 @@ class Diagnostics:
         self._publisher.publish(message)
 
     def _look_around(self) -> None:
-        """Notes what no message tells: other nodes of our name, simulated time that does not run."""
+        """Note what no message shows: other nodes of this name, simulated time that stands still."""
         name = self.node.get_fully_qualified_name()
         alike = sum(
             f"{space.rstrip('/')}/{each}" == name for each, space in self.node.get_node_names_and_namespaces()

@@ -41,14 +41,14 @@ class EngineUpgrade:
         self._fresh: Engines | None = None  # ready to take over
 
     def configured(self, lens: Lens, settings: PerceptionParameters) -> None:
-        """A model was loaded: begins to make the engines that it lacks."""
+        """Start building the engines that a newly loaded model lacks."""
         self._lens, self._settings, self._fresh = lens, settings, None
         self._situation.engine_trouble = ""
         self._situation.shortfall = model_loading.shortfall(lens, settings)
         self._begin()
 
     def activated(self) -> None:
-        """The scheduler has started: goes on making engines, after a look at those that were opened."""
+        """Continue building engines for the new scheduler, after a check of those that were opened."""
         scheduler, engines = self._scheduler(), getattr(self._lens, "engines", None)
         if scheduler is not None:
             scheduler.between(self._take_over)
@@ -62,7 +62,7 @@ class EngineUpgrade:
         self._begin(anew=bool(engines.faults))
 
     def end(self) -> None:
-        """Stops making engines."""
+        """Stop building engines."""
         with self._lock:
             warming, self._warming = self._warming, None
         if warming is not None:
@@ -71,12 +71,12 @@ class EngineUpgrade:
         self._situation.warming = None
 
     def released(self) -> None:
-        """The model is gone."""
+        """Forget the model."""
         self._lens = self._fresh = None
         self._situation.engine_trouble = self._situation.shortfall = ""
 
     def close(self) -> None:
-        """Stops for ever."""
+        """Stop for good."""
         self._closed = True
         self.end()
 
@@ -140,7 +140,7 @@ class EngineUpgrade:
             scheduler.between(self._take_over)
 
     def _open(self, wanted: Wanted) -> str:
-        """Opens what was made; what prevents that, or the empty string."""
+        """Open what was built; return what prevents that, or the empty string."""
         lens, settings = self._lens, self._settings
         if lens is None:
             return "the model was released"
@@ -179,7 +179,10 @@ class EngineUpgrade:
 
 
 def _wanted(lens: Lens, settings: PerceptionParameters, *, anew: bool) -> Wanted | None:
-    """What is to be made; None where nothing is. `anew`: files of what was opened are gone or damaged."""
+    """Return what to build; None if nothing is missing.
+
+    `anew`: files of the opened engines are gone or damaged.
+    """
     from lens_ros.engine.backends import to_be_made, torch_alone
     from lens_ros.engine.background_build import Wanted
     from lens_ros.engine.cache import EngineCache

@@ -74,7 +74,7 @@ class TargetFollower:
         )
 
     def asked(self, targets: Sequence[Target]) -> None:
-        """The reasoner begins to work on these targets."""
+        """Note that the reasoner starts on these targets."""
         for target in targets:
             known = self._followed.get(str(target.id))
             if known is not None and known.target is target:

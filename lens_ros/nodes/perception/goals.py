@@ -81,14 +81,15 @@ class Goals:
         )
 
     def close(self) -> None:
-        """Ends the server; call `drain` before, once the scheduler has stopped."""
+        """Destroy the server; call `drain` before, once the scheduler has stopped."""
         server, self._server = self._server, None
         if server is not None:
             server.destroy()
 
     def drain(self, timeout: float) -> None:
-        """Lets no goal in any more, and waits until every one has its result, which takes another thread of
-        the executor.
+        """Accept no more goals and wait until every one has its result.
+
+        The results need another thread of the executor.
         """
         with self._changed:
             self._ending = True
@@ -98,8 +99,9 @@ class Goals:
             time.sleep(left)
 
     def _let_in(self, request: SegmentInstruction.Goal) -> GoalResponse:
-        """Every goal, to be aborted with the reason if need be: a rejection could not say why. At the end
-        there is nobody left to abort it.
+        """Accept every goal; one that cannot be served is aborted with the reason.
+
+        A rejection could not say why. At the end nobody is left to abort it.
         """
         with self._changed:
             if self._ending:
@@ -145,7 +147,7 @@ class Goals:
         return CancelResponse.ACCEPT
 
     def _conclude(self, handle: Any) -> SegmentInstruction.Result:
-        """The execute callback, run by the executor when the goal's job is done."""
+        """Return the goal's result; the execute callback, run when the goal's job is done."""
         with self._changed:
             goal = self._goals[_key(handle)]
         result = SegmentInstruction.Result()
@@ -204,7 +206,7 @@ class _Goal:
         )
 
     def tell(self, stage: str) -> None:
-        """Sends feedback: the stage, and how far it is."""
+        """Send feedback: the stage, and the progress."""
         written = min(self._stream.tokens / self._max_new_tokens, 1.0)
         progress = {
             Feedback.WAITING: 0.0,
@@ -221,7 +223,7 @@ class _Goal:
         self._handle.publish_feedback(feedback)
 
     def await_cancel_request(self) -> None:
-        """The job ends inside the cancel callback, a moment before the goal becomes CANCELING."""
+        """Wait until the goal is CANCELING; its job ends inside the cancel callback, just before."""
         deadline = time.monotonic() + 2.0
         while not self._handle.is_cancel_requested and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -239,7 +241,7 @@ class _Goal:
         self._server.conclude(self._handle)
 
     def _execute(self) -> None:
-        """ACCEPTED becomes EXECUTING, unless the goal is CANCELING."""
+        """Change the state from ACCEPTED to EXECUTING, unless the goal is CANCELING."""
         with self._executing:
             if self._executed:
                 return

@@ -72,7 +72,7 @@ class Instructions:
         self._endpoints.service(SetInstruction, "~/set_instruction", self._on_set_instruction)
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stop listening."""
         self._endpoints.close()
         self._close_kept()
 

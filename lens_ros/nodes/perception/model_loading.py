@@ -34,8 +34,10 @@ class Interrupted(BaseException):
 
 
 class Interruptible:
-    """Work of another thread that can be given up, while it is in Python code or as soon as it is there; work
-    that comes later is given up at its beginning.
+    """Work of another thread that can be interrupted.
+
+    It is interrupted while it runs Python code, or as soon as it returns to it. Work that starts later is
+    interrupted at its beginning.
     """
 
     def __init__(self) -> None:
@@ -54,7 +56,7 @@ class Interruptible:
             self._thread = None
 
     def interrupt(self) -> None:
-        """Raises `Interrupted` in that thread, where there is one, and in any that begins later."""
+        """Raise `Interrupted` in the thread at work, and in any that starts later."""
         with self._lock:
             self._given_up = True
             if self._thread is not None:
@@ -64,7 +66,7 @@ class Interruptible:
 
 
 def load_lens(settings: PerceptionParameters) -> Lens:
-    """The model that the parameters name. Takes seconds and more; raises whatever prevents it."""
+    """Load the model that the parameters name. Takes seconds or more; raises whatever prevents it."""
     # Texts come one by one; and where memory is short, the tokenizer's thread pool fails once and for all.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Imported here and not above: torch takes seconds, and a machine without it should hear so from the log,
@@ -118,7 +120,7 @@ def load_failure(error: Exception, settings: PerceptionParameters) -> str:
 
 
 def follower_of(lens: Lens, settings: PerceptionParameters) -> TargetFollower | None:
-    """What follows targets between two acts of reasoning; None where the parameter tracking is false."""
+    """Return the tracker of targets between reasoning passes; None if the parameter tracking is false."""
     if not settings.tracking:
         return None
     from lens_ros.tracking.tracker import Tracker
@@ -137,6 +139,6 @@ def shortfall(lens: Lens | None, settings: PerceptionParameters) -> str:
 
 
 def backend_of(lens: Lens) -> str:
-    """What runs the model, and why."""
+    """Return what runs the model, and why."""
     engines = getattr(lens, "engines", None)
     return str(engines) if engines is not None else "torch"

@@ -79,7 +79,7 @@ Transition = Callable[["PerceptionNode", LifecycleState], TransitionCallbackRetu
 
 
 def _transition(during: str, afterwards: str) -> Callable[[Transition], Transition]:
-    """Keeps the diagnostics informed, and says what rclpy does not: why a transition met an error."""
+    """Keep the diagnostics informed, and log why a transition met an error, which rclpy does not."""
 
     def decorate(transition: Transition) -> Transition:
         @functools.wraps(transition)
@@ -168,8 +168,9 @@ class PerceptionNode(PromptLifecycleNode):
 
     @_transition("configuring", "inactive")
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the model and opens the endpoints; FAILURE, and the node stays unconfigured, if there is no
-        model.
+        """Load the model and open the endpoints.
+
+        Returns FAILURE, and the node stays unconfigured, if there is no model.
         """
         settings = self._settings()
         what = f"'{shortened(settings.model, SENTENCE)}'"
@@ -200,7 +201,7 @@ class PerceptionNode(PromptLifecycleNode):
 
     @_transition("activating", "active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Starts the inference thread and subscribes to images."""
+        """Start the inference thread and subscribe to images."""
         result = super().on_activate(
             state
         )  # first the publishers: the worker may have something to say at once
@@ -243,9 +244,10 @@ class PerceptionNode(PromptLifecycleNode):
 
     @_transition("deactivating", "inactive")
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Interrupts the model, answers what is pending with the reason, stops listening to images. The model
-        stays; what it needed to work is freed. ERROR, and the node gives the model up, if that does not let
-        go.
+        """Interrupt the model, answer what is pending with the reason, stop listening to images.
+
+        The model stays loaded; what it needed to work is freed. Returns ERROR, and the node drops the model,
+        if it does not return.
         """
         if not self._stop("the node was deactivated"):
             return TransitionCallbackReturn.ERROR  # on_error comes next
@@ -255,14 +257,14 @@ class PerceptionNode(PromptLifecycleNode):
 
     @_transition("cleaningup", "unconfigured")
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Closes the endpoints and releases the model's memory."""
+        """Close the endpoints and release the model's memory."""
         self._release()
         self.get_logger().info("cleaned up: the model is released; configure the node to load it again")
         return super().on_cleanup(state)
 
     @_transition("shuttingdown", "finalized")
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Ends everything, from any state. The process goes on, without a use, until a signal ends it."""
+        """End everything, from any state; the process runs on, idle, until a signal ends it."""
         self._stop("the node was shut down")
         self._release()
         self.get_logger().info("shut down: the node does nothing more; end its process")
@@ -277,8 +279,9 @@ class PerceptionNode(PromptLifecycleNode):
         return super().on_error(state)
 
     def begin(self) -> None:
-        """Up to active, where the parameter autostart says so. A process that is started anew would wait for
-        a request of launch's otherwise, which its dead predecessor has got.
+        """Configure and activate if the parameter autostart says so.
+
+        A restarted process would otherwise wait for a request of launch's that went to its dead predecessor.
         """
         if not self.get_parameter("autostart").value:
             name = self.get_fully_qualified_name()
@@ -294,8 +297,9 @@ class PerceptionNode(PromptLifecycleNode):
             self.get_logger().info(f"does not start by itself: {busy}")
 
     def close(self) -> None:
-        """Answers everything that is pending, ends loading and the inference thread; call before the node is
-        destroyed, while its executor still spins.
+        """Answer everything that is pending, end loading and the inference thread.
+
+        Call it before the node is destroyed, while its executor still spins.
         """
         self._ending = True
         self.interrupt()

@@ -54,7 +54,7 @@ class ObjectIds:
         return numbers
 
     def forget(self, owner: Hashable) -> None:
-        """The target has ended: its ids may be used again."""
+        """Free the ids of a target that has ended."""
         self._known.pop(owner, None)
 
     def clear(self) -> None:

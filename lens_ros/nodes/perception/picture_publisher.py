@@ -42,8 +42,10 @@ class Identified:
 
 
 class PicturePublisher:
-    """Publishes `mask`, `labels`, `overlay`, `overlay/compressed`, `markers` (with a calibrated camera) and,
-    with vision_msgs, `detections`.
+    """Publisher of masks, overlays and markers of all targets of an image.
+
+    Topics: `mask`, `labels`, `overlay`, `overlay/compressed`, `markers` (with a calibrated camera) and, with
+    vision_msgs, `detections`.
     """
 
     def __init__(self, node: LifecycleNode, camera_info: CameraInfoInput, measured: Measurements) -> None:
@@ -54,7 +56,7 @@ class PicturePublisher:
         )
 
     def open(self) -> None:
-        """Creates the publishers. Raises what rclpy raises for unusable qos_overrides."""
+        """Create the publishers; raise what rclpy raises for unusable qos_overrides."""
         self._masks = self._endpoints.publisher(Image, "mask", 5)
         self._labels = self._endpoints.publisher(Image, "labels", 5)
         self._overlays = self._endpoints.publisher(Image, "overlay", 5)
@@ -130,7 +132,7 @@ def _drawn(rgb: np.ndarray, results: Sequence[Segmentation]) -> np.ndarray:
 
 
 def _detections(header: Header, answers: Sequence[Identified]) -> Any:
-    """The accepted instances as vision_msgs/Detection2DArray: what each is called, how sure, its box."""
+    """Return the accepted instances as vision_msgs/Detection2DArray: name, score, box."""
     message = vision_msgs.Detection2DArray(header=header)
     for number, instance in _accepted(answers):
         x1, y1, x2, y2 = (float(edge) for edge in instance.box)

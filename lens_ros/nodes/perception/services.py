@@ -61,7 +61,7 @@ class Services:
         self._endpoints.service(Trigger, "~/reset_tracking", self._on_reset_tracking)
 
     def drain(self, timeout: float) -> None:
-        """Waits until every call of `~/segment` has its response; call it once the scheduler has stopped."""
+        """Wait until every call of `~/segment` has its response; call it once the scheduler has stopped."""
         deadline = time.monotonic() + timeout
         taken = [
             self._segment_slots.acquire(timeout=max(0.0, deadline - time.monotonic()))
@@ -74,7 +74,7 @@ class Services:
             time.sleep(left)
 
     def close(self) -> None:
-        """Listens no more; call `drain` before."""
+        """Stop listening; call `drain` before."""
         self._endpoints.close()
 
     @survives
@@ -167,7 +167,7 @@ def is_empty(image: Image) -> bool:
 
 
 def request_objection(request: Segment.Request) -> str:
-    """What is wrong with the instruction or the image of a request or goal, or the empty string."""
+    """Return what is wrong with the instruction or the image of a request, or the empty string."""
     objection = instruction_objection(request.instruction)
     if not objection and is_empty(request.image):
         return Coded(

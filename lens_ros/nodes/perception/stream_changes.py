@@ -32,7 +32,7 @@ class StreamChanges:
         self._at = 0.0
 
     def observe(self, message: Image | CompressedImage) -> list[Change]:
-        """What is different from the image before."""
+        """Return what differs from the image before."""
         changes = []
         form, before = _form(message), self.form
         if before and form != before:

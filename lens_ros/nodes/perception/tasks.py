@@ -158,25 +158,25 @@ class Listener(Protocol):
     """Callbacks invoked by the inference thread; `ended` and `unanswered` by any thread."""
 
     def started(self, targets: Sequence[Target], frame: Frame) -> None:
-        """The model starts on these targets."""
+        """Note that the model starts on these targets."""
 
     def text(self, target: Target, frame: Frame, text: str) -> None:
-        """Another token of reasoning: `text` is all of it so far."""
+        """Take all reasoning so far, after another token."""
 
     def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
-        """The model has finished an image; once for each call of `started`."""
+        """Take the results of the model about an image; once for each call of `started`."""
 
     def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
-        """Targets were tracked to a newer image, without reasoning."""
+        """Take the results of tracking targets to a newer image."""
 
     def ended(self, target: Target) -> None:
-        """The target is no longer active. Called from the thread that ended it."""
+        """Note that the target is no longer active; called from the thread that ended it."""
 
     def unanswered(self, target: Target, reason: str) -> None:
-        """The target ended before the model started on it."""
+        """Note that the target ended before the model started on it."""
 
     def unusable(self, frame: Frame, error: Exception) -> None:
-        """The image could not be decoded; targets and jobs wait for the next one."""
+        """Note that the image could not be decoded; targets and jobs wait for the next one."""
 
     def failed(self, instruction: str, error: Exception, target: Target | None = None) -> str:
-        """The model raised `error` for a target or a job; return the reason to publish."""
+        """Take an error of the model for a target or a job; return the reason to publish."""

@@ -147,13 +147,14 @@ def check_image(message: Image) -> None:
 
 
 def image_to_rgb(message: Image, tones: Tones | None = None) -> np.ndarray:
-    """A raw color image as (H, W, 3) uint8 RGB. Where the encoding is RGB or BGR this is a view of the
-    message's data (:mod:`lens_ros.channels`), and read-only.
+    """Return a raw color image as (H, W, 3) uint8 RGB.
 
-    Row padding (`step`) and byte order (`is_bigendian`) are respected. Of 16-bit channels the 8 upper ones of
-    the bits in use are kept; `tones` remembers from image to image how many these are.
+    If the encoding is RGB or BGR this is a read-only view of the message's data (:mod:`lens_ros.channels`).
+    Row padding (`step`) and byte order (`is_bigendian`) are respected. Of 16-bit channels, the upper 8 of the
+    bits in use are kept; `tones` remembers from image to image how many these are.
 
-    Raises `ConversionError` (see `check_image`).
+    Raises:
+        ConversionError: see `check_image`.
     """
     check_image(message)
     layout = _COLOR_LAYOUTS[message.encoding]
@@ -254,9 +255,10 @@ def check_compressed_image(message: CompressedImage) -> None:
 
 
 def compressed_to_rgb(message: CompressedImage, tones: Tones | None = None) -> np.ndarray:
-    """A JPEG or PNG color image as (H, W, 3) uint8 RGB; for `tones` see `image_to_rgb`.
+    """Return a JPEG or PNG color image as (H, W, 3) uint8 RGB; for `tones` see `image_to_rgb`.
 
-    Raises `ConversionError` (see `check_compressed_image`).
+    Raises:
+        ConversionError: see `check_compressed_image`.
     """
     check_compressed_image(message)
     # A camera's pixels are used as they are: an EXIF orientation would part the picture from its depth and
@@ -270,8 +272,10 @@ def compressed_to_rgb(message: CompressedImage, tones: Tones | None = None) -> n
 
 
 def rgb_to_image(rgb: np.ndarray, header: Header, *, encoding: str = "rgb8") -> Image:
-    """(H, W, 3) uint8 RGB as a raw image in the encoding `rgb8` or `bgr8`. Raises `ValueError` for anything
-    else.
+    """Return (H, W, 3) uint8 RGB as a raw image in the encoding `rgb8` or `bgr8`.
+
+    Raises:
+        ValueError: the array or the encoding is another.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected an (H, W, 3) uint8 array, got {rgb.shape} {rgb.dtype}")

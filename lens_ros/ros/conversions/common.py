@@ -68,8 +68,9 @@ def check_data(message: Image, bytes_per_pixel: int) -> None:
 
 
 def pixels_of(message: Image, channels: int, dtype: type[np.generic]) -> np.ndarray:
-    """The message's pixels, (H, W) or (H, W, channels), in native byte order; without padding, a copy only if
-    needed.
+    """Return the message's pixels, (H, W) or (H, W, channels), in native byte order.
+
+    Without padding; a copy only if needed.
     """
     stored = np.dtype(dtype).newbyteorder(">" if message.is_bigendian else "<")
     shape = (message.height, message.width, channels)
@@ -80,15 +81,17 @@ def pixels_of(message: Image, channels: int, dtype: type[np.generic]) -> np.ndar
 
 
 def buffer_of(data: Any) -> Any:
-    """`data` as something numpy reads without a copy; a list, as a message filled by hand may hold, becomes
-    bytes.
+    """Return `data` as something that numpy reads without a copy.
+
+    A list, as a message filled by hand may hold, becomes bytes.
     """
     return data if isinstance(data, (array.array, bytes, bytearray, memoryview, np.ndarray)) else bytes(data)
 
 
 def decode_file(message: CompressedImage, flags: int, *, skip: int = 0) -> np.ndarray:
-    """What OpenCV decodes from a JPEG or PNG, after `skip` bytes. The size is judged before: a damaged header
-    may ask for gigabytes.
+    """Return what OpenCV decodes from a JPEG or PNG, after `skip` bytes.
+
+    The size is checked first: a damaged header may ask for gigabytes.
     """
     encoded = np.frombuffer(buffer_of(message.data), np.uint8)[skip:]
     described = f"compressed image (format '{shortened(message.format)}', {len(message.data)} bytes)"
@@ -125,8 +128,9 @@ def image_message(pixels: np.ndarray, header: Header, encoding: str) -> Image:
 
 
 def byte_array(pixels: np.ndarray) -> array.array[int]:
-    """The one form that rclpy takes without walking over each byte: numpy, bytes and lists cost up to a
-    second.
+    """Return the one form that rclpy takes without walking over each byte.
+
+    NumPy arrays, bytes and lists cost up to a second.
     """
     data = array.array("B")
     data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))

@@ -25,10 +25,13 @@ _DEPTH_HEADER = struct.Struct("<iff")
 
 
 def depth_to_metres(message: Image) -> np.ndarray:
-    """A raw depth image (REP-118) as (H, W) float32 metres, NaN where nothing was measured.
+    """Return a raw depth image (REP-118) as (H, W) float32 metres, NaN where nothing was measured.
 
     `16UC1` (and `mono16`, as some drivers call it) holds millimetres with 0 for "nothing", `32FC1` metres
-    with NaN or infinity. Raises `ConversionError`.
+    with NaN or infinity.
+
+    Raises:
+        ConversionError: the message cannot be used.
     """
     if message.encoding not in DEPTH_ENCODINGS:
         name = shortened(message.encoding)
@@ -45,11 +48,13 @@ def depth_to_metres(message: Image) -> np.ndarray:
 
 
 def compressed_depth_to_metres(message: CompressedImage) -> np.ndarray:
-    """A `compressedDepth` image (image_transport) as (H, W) float32 metres, NaN where nothing was measured.
+    """Return a `compressedDepth` image as (H, W) float32 metres, NaN where nothing was measured.
 
-    The message's data is a header of 12 bytes (int32 and two float32, little-endian) and a 16-bit PNG:
-    millimetres for `16UC1`, for `32FC1` the inverse depth quantized by the header's two numbers. Raises
-    `ConversionError`.
+    The message's data (image_transport) is a header of 12 bytes (int32 and two float32, little-endian) and a
+    16-bit PNG: millimetres for `16UC1`; for `32FC1` the inverse depth quantized by the header's two numbers.
+
+    Raises:
+        ConversionError: the message cannot be used.
     """
     data = bytes(message.data)
     described = f"compressed depth image (format '{shortened(message.format)}', {len(data)} bytes)"
@@ -94,8 +99,9 @@ def compressed_depth_to_metres(message: CompressedImage) -> np.ndarray:
 
 
 def depth_to_image(metres: np.ndarray, header: Header, *, encoding: str = "32FC1") -> Image:
-    """(H, W) metres as a depth image: `32FC1` metres, or `16UC1` millimetres with 0 where NaN or beyond
-    65.535 m.
+    """Return (H, W) metres as a depth image.
+
+    `32FC1` holds metres, `16UC1` millimetres with 0 for NaN and beyond 65.535 m.
     """
     if metres.ndim != 2:
         raise ValueError(f"expected an (H, W) array, got {metres.shape}")

@@ -25,8 +25,9 @@ def labels_to_image(labels: np.ndarray, header: Header) -> Image:
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool as alternating run lengths, uint32, in row-major order, background first (that run may be
-    0).
+    """Return (H, W) bool as alternating run lengths, uint32, in row-major order.
+
+    Background comes first; that run may be 0.
     """
     mask = np.asarray(mask, dtype=bool)
     flat = mask.ravel()
@@ -42,7 +43,10 @@ def run_lengths(mask: np.ndarray) -> np.ndarray:
 
 
 def _run_lengths_within(mask: np.ndarray, region: RegionOfInterest) -> np.ndarray:
-    """The same, of a mask without pixels elsewhere; looks at the region alone, a small part of an image."""
+    """Return the run lengths of a mask without pixels outside of a region.
+
+    Only the region is read, usually a small part of the image.
+    """
     height, width = mask.shape
     if region.width == width:  # a run may go on in the next row
         return run_lengths(mask)
@@ -60,8 +64,10 @@ def _run_lengths_within(mask: np.ndarray, region: RegionOfInterest) -> np.ndarra
 
 
 def mask_from_run_lengths(runs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The inverse of `run_lengths`: (height, width) bool. Raises `ConversionError` unless the runs fill it
-    exactly.
+    """Return the (height, width) bool mask of `run_lengths`.
+
+    Raises:
+        ConversionError: the runs do not fill it exactly.
     """
     total = int(runs.sum(dtype=np.uint64))
     if total != height * width:
@@ -84,7 +90,7 @@ def encode_mask(mask: np.ndarray, region: RegionOfInterest | None = None) -> Mas
 
 
 def decode_mask(message: MaskMessage) -> np.ndarray:
-    """A Mask message in any of its encodings as (H, W) bool. Raises `ConversionError`."""
+    """Return a Mask message in any of its encodings as (H, W) bool; raise `ConversionError`."""
     height, width = message.height, message.width
     data = bytes(message.data)
     described = f"mask ({shortened(message.encoding)}, {width} x {height}, {len(data)} bytes)"

@@ -25,9 +25,9 @@ def segmentation_to_message(
     target_id: int = 0,
     ids: Sequence[int] | None = None,
 ) -> SegmentationMessage:
-    """The answer of `Lens` as a message with the camera image's header.
+    """Return the answer of `Lens` as a message with the camera image's header.
 
-    `ids` are those of the instances, in their order; 1, 2, ... when omitted.
+    `ids` are those of the instances, in their order; 1, 2, ... if omitted.
     """
     instances = []
     numbers = range(1, len(result.instances) + 1) if ids is None else ids

@@ -26,11 +26,13 @@ LONGEST_WAIT_S = 1.0
 
 
 def spin(executor: Executor) -> None:
-    """Runs callbacks until the executor or its context is shut down. Raises what they raise, and
-    `ExternalShutdownException`.
+    """Run callbacks until the executor or its context is shut down.
 
     A shutdown between collecting and waiting wakes nobody up: rclpy destroys at once what it wakes with, and
-    its own `spin` would wait for ever. So no wait here lasts for long.
+    its own `spin` would wait for ever. So no wait here lasts long.
+
+    Raises:
+        ExternalShutdownException: the context was shut down; also whatever callbacks raise.
     """
     while executor.context.ok() and not executor._is_shutdown:
         try:
@@ -61,11 +63,11 @@ class CallbackExecutor(Executor):
         self.turns = 0  # how often `spin_once` has begun: a sign of life
 
     def spin(self) -> None:
-        """Runs callbacks until it is shut down."""
+        """Run callbacks until the executor is shut down."""
         spin(self)
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
-        """Waits for one callback and runs it. Raises what it raises, or what one in the pool has raised."""
+        """Wait for one callback and run it; raise what it raises, or what one in the pool has raised."""
         self.turns += 1
         entity: Any
         try:
@@ -95,7 +97,7 @@ class CallbackExecutor(Executor):
                 handler.result()
 
     def shutdown(self, timeout_sec: float | None = None, *, wait_for_threads: bool = True) -> bool:
-        """Ends spinning, and waits for the callbacks that run, unless told otherwise."""
+        """End spinning and, unless told otherwise, wait for running callbacks."""
         done = super().shutdown(timeout_sec)
         self._pool.shutdown(wait=wait_for_threads)
         return done

@@ -37,7 +37,7 @@ class Watchdog:
         self._limit_s = 0.0
 
     def alive(self, limit_s: float) -> None:
-        """A sign of life; 0: the process is never ended."""
+        """Note a sign of life; with a limit of 0 the process is never ended."""
         now = time.monotonic()
         if now < self._told_at + ALIVE_PERIOD_S and limit_s == self._limit_s:
             return
