@@ -101,7 +101,7 @@ class LensClient:
         self._goals: Any = GoalClient(
             node, SegmentInstruction, f"{perception}/segment_instruction", callback_group=self._group
         )
-        # Made after the others: whoever answers it knows them all.
+        # Created last: a node that answers it knows all the others.
         self._last: Any = self._service(SetInstruction, "set_instruction")
         self._known = Handshake(self._last, SetInstruction.Request(operation=SetInstruction.Request.LIST))
         self._subscriptions: list[Any] = []

@@ -1,4 +1,4 @@
-"""A ROS context of its own, with a node that a thread spins and a `LensClient` in it."""
+"""Hold a separate ROS context: a node that a thread spins, and a `LensClient` in it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from lens_ros.ros.stamps import is_valid, nanoseconds
 from lens_ros.ros.starting import StartError
 
 ASK_PERIOD_S = 1.0
-ONCE_LISTENS_S = 2.5  # at least: what is said in between belongs to a snapshot
+ONCE_LISTENS_S = 2.5  # at least; what arrives meanwhile belongs to a snapshot
 REDRAW_S = 0.5
 REPEAT_S = 5.0  # between the snapshots of what is no terminal
 WAIT_S = 10.0
@@ -95,7 +95,7 @@ class Watcher:
         try:
             self.watched.targets = future.result()
         except LensError:
-            self.watched.targets = None  # deactivated meanwhile, or no answer: the next state tells
+            self.watched.targets = None  # deactivated meanwhile, or no answer: the next state shows which
 
     def _segmentation(self, message: Segmentation) -> None:
         now = self._node.get_clock().now().nanoseconds * 1e-9

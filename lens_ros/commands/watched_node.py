@@ -49,7 +49,7 @@ class Watched:
 
     @property
     def told(self) -> bool:
-        """Whether the node has told its instructions and, on /diagnostics, how it works."""
+        """Whether the node has sent its instructions and its diagnostics."""
         return self.targets is not None and "model" in self.diagnostics
 
 

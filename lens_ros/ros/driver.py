@@ -48,7 +48,7 @@ class ProcessError(Exception):
 
 
 class NodeProcess:
-    """`python -m MODULE` with ROS parameters, in a session of its own, its output in a log file.
+    """`python -m MODULE` with ROS parameters, in its own session, output in a log file.
 
     `parameters` go through YAML, so that types survive; `remappings` map topic names. A context manager that
     stops the process at its end.

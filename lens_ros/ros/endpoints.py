@@ -260,7 +260,7 @@ class Endpoints:
             self.timer(RECHECK_S, self._recheck)
 
     def _recheck(self) -> None:
-        """Look at the other endpoints: no event tells that one is gone, nor everywhere of its type."""
+        """Check the endpoints of other nodes: no event reports that one is gone or, everywhere, its type."""
         for watched in list(self._watched):
             self._report(watched, self._objection(watched))
 

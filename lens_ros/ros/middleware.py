@@ -53,7 +53,7 @@ def _file(text: str) -> Iterator[str]:
 
 
 def _choose(path: str, found: SharedMemory) -> tuple[str, str]:
-    """Return what to tell the user, and the profile to use instead of the one at `path`; empty: none."""
+    """Return a message for the user and the profile to use instead of the one at `path`; empty: none."""
     if not path:
         return shared_memory.misfit(found, shared_memory.DEFAULT_BYTES, ""), ""
     try:

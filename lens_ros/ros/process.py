@@ -35,7 +35,7 @@ from lens_ros.ros.workarounds.watchdog import Watchdog
 from lens_ros.system.allocator import limit_heaps, trim_heaps
 
 LOADING_GRACE_S = 10.0  # for a transition in progress when the process is to end
-INTERRUPT_PERIOD_S = 1.0  # longer than loading takes to let go
+INTERRUPT_PERIOD_S = 1.0  # longer than loading takes to react
 SWITCH_INTERVAL_S = 0.0005
 SIGNAL_POLL_S = 0.2
 TRIM_PERIOD_S = 20.0
@@ -163,7 +163,7 @@ def run(
     node.destroy_node()
     rclpy.try_shutdown()
     if loading_goes_on or node.hangs:
-        # It did not heed the interruption, and nobody waits for it any more.
+        # It ignored the interruption; do not wait for it any more.
         sys.stderr.flush()
         os._exit(ENDED)
     return CRASHED if crashed else ENDED

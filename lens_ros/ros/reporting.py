@@ -112,8 +112,8 @@ class ThrottledLog:
         elif level == "warning":
             log.warning(passed)
         else:
-            told = self._details(kind, details) is not None  # once in an interval, whatever the burst
-            log.error("\n".join([passed, *map(escaped, details.splitlines() if told else [])]))
+            logged = self._details(kind, details) is not None  # once in an interval, however long the burst
+            log.error("\n".join([passed, *map(escaped, details.splitlines() if logged else [])]))
         return True
 
 
@@ -123,7 +123,7 @@ def request_log(node: Node) -> ThrottledLog:
 
 
 def survives(callback: Callback) -> Callback:
-    """Log what nobody foresaw instead of letting it end the executor, and with it the node.
+    """Log an unexpected exception instead of letting it end the executor, and with it the node.
 
     For methods of a `PartOfNode`. The last argument is returned then, which for a service is its response.
     """
@@ -134,7 +134,7 @@ def survives(callback: Callback) -> Callback:
         try:
             return callback(self, *arguments)
         except Exception as error:
-            if self.node.context.ok():  # otherwise shutting down: publishers are gone, and nobody listens
+            if self.node.context.ok():  # otherwise shutting down: publishers are gone
                 passed = throttle(
                     (self.node.get_fully_qualified_name(), type(error).__name__),
                     f"internal error in {callback.__name__}: {described(error)}; the node goes on, please "

@@ -20,7 +20,7 @@ MIB = 1 << 20
 SHARE = 6  # of the free memory, one part goes to each participant: the fifth still gets half of the first
 SMALLEST_BYTES = 2 * MIB  # holds two raw images of 640x480
 DEFAULT_BYTES = MIB // 2  # the segment of a participant without a profile
-PORTS_BYTES = MIB  # needed beside a segment; measured: 0.3 to 0.8 MiB
+PORTS_BYTES = MIB  # needed in addition to a segment; measured: 0.3 to 0.8 MiB
 LARGEST_IMAGE = 2 / 3  # of a segment; measured (docs/containers.md)
 STALE_AGE_S = 10.0  # a younger file may be one that is just being made
 PROFILE_NAME = "lens_ros"  # of the participant in config/fastdds.xml
@@ -129,7 +129,7 @@ def with_segment(profile: str, size: int) -> str:
 
 
 def report(found: SharedMemory, wanted: int, size: int) -> str:
-    """Return what to tell the user about a segment of `size` bytes; empty if it is as large as wanted."""
+    """Return a message about a segment of `size` bytes; empty if it is as large as wanted."""
     if size >= wanted:
         return ""
     if found.trouble:
@@ -155,7 +155,7 @@ def report(found: SharedMemory, wanted: int, size: int) -> str:
 
 
 def misfit(found: SharedMemory, wanted: int, profile: str) -> str:
-    """Return what to tell about segments that are not ours to change; empty if they fit."""
+    """Return a message about segments that a profile of the user sets; empty if they fit."""
     if not wanted or found.usable >= wanted + PORTS_BYTES:
         return ""
     text = report(found, wanted, 0)

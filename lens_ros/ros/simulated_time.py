@@ -1,4 +1,4 @@
-"""Whether the node's clock runs where it is told to follow `/clock` (use_sim_time)."""
+"""Check that the node's clock runs if it follows `/clock` (use_sim_time)."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ COMPLAINTS_S = 5.0  # interval of the log lines about items that cannot be playe
 
 
 class CameraNode(Node):
-    """Plays in a thread of its own from construction until `close()`; `finished` then holds the exit code.
+    """Play in a separate thread from construction until `close()`; `finished` then holds the exit code.
 
     Raises `ParameterError` or `SourceError`.
     """
@@ -122,7 +122,7 @@ class CameraNode(Node):
             self.finished.set_result(ENDED)
 
     def _play_once(self) -> None:
-        self._stamps.clear()  # a recording that starts over happens anew
+        self._stamps.clear()  # a recording that restarts gets new stamps
         begun = time.monotonic()
         for shot in self._source.shots():
             if isinstance(shot, str):

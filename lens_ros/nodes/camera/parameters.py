@@ -9,7 +9,7 @@ from lens_ros.ros.parameters import parameter
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """What the node `camera` can be told."""
+    """Parameters of the node `camera`."""
 
     source: str = parameter(
         "",

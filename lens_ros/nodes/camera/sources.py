@@ -88,7 +88,7 @@ def open_source(
 
 
 class PictureSource:
-    """The pictures of a folder in order of their names, at a rate of its own."""
+    """Pictures of a folder in order of their names, at a fixed rate."""
 
     remark = ""
 

@@ -89,7 +89,7 @@ class AnswerPublisher:
             deadline = time.monotonic() + DELIVERY_S
             # At the end of the process a cleanup may be going on in another thread, which waits as well.
             with contextlib.suppress(InvalidHandle):
-                # In a wait of its own rclpy would keep the interpreter's lock, and all other threads waiting.
+                # A blocking wait would keep the interpreter's lock, and with it all other threads.
                 while not publisher.wait_for_all_acked(Duration()) and time.monotonic() < deadline:
                     time.sleep(DELIVERY_POLL_S)
 

@@ -31,7 +31,7 @@ LOSS_ADVICE = (
     "(with Docker: --shm-size=1g or --ipc=host); over a network check net.core.rmem_max and the MTU, or set "
     "image_transport to compressed"
 )
-CHANGE_NOTED_S = 10.0  # how long /diagnostics tells of a change that is over in a moment
+CHANGE_NOTED_S = 10.0  # how long /diagnostics shows a momentary change
 
 
 class CameraImages:

@@ -44,7 +44,7 @@ class CameraInfoInput:
         self._content: Hashable = None  # of `_last`
         self._checked: Hashable = None  # the content and the image's size that `_camera` is about
         self._camera: Camera | ConversionError | None = None
-        self._said = False  # whether the log has told why `_camera` is none
+        self._said = False  # whether it was logged why `_camera` is None
 
     def open(self) -> None:
         """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""

@@ -79,7 +79,7 @@ class Diagnostics:
         self._measured = measured
         self._worker = worker
         self._simulated_time = SimulatedTime(node.get_clock())
-        self._told = ""  # what the log was told last of what only this module notices
+        self._logged = ""  # latest troubles that only this module notices
         # Not a lifecycle publisher: that would be silent exactly when somebody asks why nothing happens.
         self._publisher: Any = Node.create_publisher(node, DiagnosticArray, "/diagnostics", 10)
         self._endpoints = Endpoints(node)
@@ -114,9 +114,9 @@ class Diagnostics:
         self._measured.note(Trouble.NAMESAKES, namesakes)
         self._measured.note(Trouble.SIMULATED_TIME, simulated)
         for trouble in (namesakes, simulated):
-            if trouble and trouble not in self._told:
+            if trouble and trouble not in self._logged:
                 self.node.get_logger().warning(shortened(trouble, SENTENCE))
-        self._told = f"{namesakes} {simulated}"
+        self._logged = f"{namesakes} {simulated}"
 
     def _state(self) -> DiagnosticStatus:
         situation, worker = self._situation, self._worker()

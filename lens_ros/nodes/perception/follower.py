@@ -1,4 +1,4 @@
-"""The second clock: targets carried from image to image, and when their reasoner is to be asked again.
+"""Track targets between reasoning passes; decide when to reason again.
 
 Adapts `lens_ros.tracking.tracker` to the worker's targets. Knows neither ROS nor threads: the worker calls it
 from its own thread, also between two tokens of an answer.
@@ -24,7 +24,7 @@ ADVICE = "Follow fewer targets (parameters max_targets, tracking), send smaller 
 
 
 class Carrier(Protocol):
-    """What `lens_ros.tracking.tracker.Tracker` does for us."""
+    """Part of `lens_ros.tracking.tracker.Tracker` that is used here."""
 
     @property
     def targets(self) -> tuple[str, ...]: ...
@@ -38,7 +38,7 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True)
 class Followed:
-    """A target on a new image. `ask_again`: it is lost, or never was found, and it is time to reason anew."""
+    """A target on a new image; `ask_again` if it is lost or was never found, and another pass is due."""
 
     target: Target
     result: Segmentation
@@ -47,7 +47,7 @@ class Followed:
 
 @dataclass
 class _Known:
-    """`holds`: the answer that is followed has accepted objects."""
+    """A tracked target; `holds` if its answer has accepted objects."""
 
     target: Target
     again: ReasonAgain
@@ -55,7 +55,7 @@ class _Known:
 
 
 class TargetFollower:
-    """Follows what was found; forgets targets that have ended by itself."""
+    """Tracker of targets that were found; drops targets that have ended."""
 
     def __init__(self, tracker: Carrier, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._tracker = tracker
@@ -81,7 +81,7 @@ class TargetFollower:
                 known.again.asked(self._clock())
 
     def start(self, target: Target, rgb: np.ndarray, answer: Segmentation) -> None:
-        """Follows an answer about the image `rgb`, (H, W, 3) uint8, from now on.
+        """Track an answer about the image `rgb`, (H, W, 3) uint8, from now on.
 
         Rejected objects are not followed. An answer without accepted ones, because it finds nothing or is too
         unsure of it, does not end what is followed already: it may come of what passed by. Where nothing is,
@@ -100,7 +100,7 @@ class TargetFollower:
         self._followed[name] = known
 
     def follow(self, rgb: np.ndarray) -> list[Followed]:
-        """Every active target on the next image. Raises what the model raises."""
+        """Return every active target on the next image; raise what the model raises."""
         for name in self._tracker.targets:
             if self._followed[name].target.ended:
                 self._drop(name)
@@ -119,7 +119,7 @@ class TargetFollower:
         return followed
 
     def clear(self) -> None:
-        """Follows nothing any more."""
+        """Stop tracking all targets."""
         for name in self._tracker.targets:
             self._drop(name)
 

@@ -1,8 +1,7 @@
-"""The action `~/segment_instruction`: one instruction for one image, with progress and cancellation.
+"""Serve the action `~/segment_instruction`: one instruction for one image, with progress and cancellation.
 
-Goals wait in the worker's queue, not in threads of the executor: any number of clients leaves the services
-responsive. (Awaiting a future in an execute callback is no way out: rclpy's executors poll it, at full load.)
-A goal is never dropped without a result: what cannot be served is aborted with the reason.
+Goals wait in the scheduler's queue, not in threads of the executor, so that services stay responsive with any
+number of clients. No goal is dropped without a result: one that cannot be served is aborted with the reason.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from lens_ros.ros.texts import shortened
 from lens_ros.ros.workarounds.action_server import DeferringActionServer
 
 MAX_WAITING_GOALS = 32  # each may hold an image
-# For clients that ask late. A change of one goal's state is told with the states of all goals that are kept:
+# For clients that ask late. A change of one goal's state is published with the states of all kept goals:
 # with the 15 minutes that are Humble's default, busy clients would slow each other down.
 RESULTS_KEPT_S = 15
 CANCELLED = Coded("cancelled by its client", Code.CANCELLED)

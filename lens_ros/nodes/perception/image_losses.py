@@ -87,7 +87,7 @@ class ImageLosses:
             return
         with self._lock:
             if series and stamp <= series[-1][1]:
-                # A recording that started over, a clock that was set, two cameras: begin anew.
+                # A recording that restarted, a clock that was set, two cameras: start over.
                 self._images.clear()
                 self._infos.clear()
             series.append((self._clock(), stamp))

@@ -30,7 +30,7 @@ ANSWERING_ADVICE = (
 
 
 class Interrupted(BaseException):
-    """Loading was given up. No `Exception`, so that nothing in between takes it for a fault and goes on."""
+    """Loading was interrupted. Not an `Exception`, so that no handler on the way swallows it."""
 
 
 class Interruptible:

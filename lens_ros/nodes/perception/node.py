@@ -152,7 +152,7 @@ class PerceptionNode(PromptLifecycleNode):
 
     @property
     def hangs(self) -> bool:
-        """Whether a thread is left over in a model that did not let go."""
+        """Whether a thread is still inside a model that did not return."""
         return any(worker.alive for worker in self._hanging)
 
     @property
@@ -325,7 +325,7 @@ class PerceptionNode(PromptLifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def _stop(self, reason: str, *, grace_s: float | None = None) -> bool:
-        """Whether the model has let go."""
+        """Stop the worker; return whether the model has returned."""
         with self._images.changing:
             worker, self._worker = self._worker, None
             self._images.close()

@@ -10,7 +10,7 @@ from lens_ros.ros.parameters import parameter
 
 @dataclass(frozen=True)
 class PerceptionParameters:
-    """What the node `perception` can be told."""
+    """Parameters of the node `perception`."""
 
     autostart: bool = parameter(
         False,

@@ -1,4 +1,4 @@
-"""The services beside `~/set_instruction`: single requests, the camera stream on and off, a new start."""
+"""Serve single requests, switch the camera stream on and off, reset tracking."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lens_ros.srv import Segment
 WAITING_SEGMENT_CALLS = (
     2  # calls of ~/segment that may wait for the model at once; each holds one executor thread
 )
-# rclpy sends what a callback has returned some time later and tells nobody when; and it is to be delivered.
+# rclpy sends a response some time after the callback has returned, without a notice; then DDS delivers it.
 RESPONSE_GRACE_S = 0.5
 
 
@@ -132,7 +132,7 @@ class Services:
             if scheduler is None:
                 response.message = INACTIVE
                 return response
-            # The subscription goes as well: an image that nobody looks at is not even received.
+            # The subscription is destroyed as well: unused images are not even received.
             if request.data and not scheduler.enabled:
                 self._images.open()
             elif not request.data:

@@ -1,4 +1,4 @@
-"""sensor_msgs/CameraInfo as the camera of the image beside it, checked."""
+"""Convert and check sensor_msgs/CameraInfo."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_rectified(topic: str) -> bool:
 
 
 def camera_of(info: CameraInfo, height: int, width: int, *, rectified: bool = False) -> Camera:
-    """Return the camera of an image of this size, beside which `info` was published.
+    """Return the camera of an image of this size, published together with `info`.
 
     sensor_msgs/CameraInfo: `width` and `height`, K, D and P are those of the whole calibrated image. `roi` is
     a part of it, in its pixels; `binning_x` and `binning_y` divide what remains. A raw image has K and D. A

@@ -35,7 +35,7 @@ class Handshake:
         self._asked_at = float("-inf")
 
     def __call__(self) -> bool:
-        """Whether it has answered; asks where that is due. A server that has vanished has to answer anew."""
+        """Return whether the server has answered; ask if that is due. One that vanished must answer again."""
         with self._lock:
             if not self._client.service_is_ready():
                 self._forget()

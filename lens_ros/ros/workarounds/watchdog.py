@@ -18,7 +18,7 @@ import faulthandler
 import sys
 import time
 
-ALIVE_PERIOD_S = 1.0  # the thread is made anew each time
+ALIVE_PERIOD_S = 1.0  # each call restarts the thread
 LEAST_S = 3.0  # an idle executor makes a turn each second
 # Before Python 3.11 faulthandler's thread waits by the system's clock (bpo-41710): one that is set
 # forward, as on a robot that gets its time from the network, would end a node that is well.
