@@ -110,3 +110,19 @@ def conversation(graph):
     conversation = Conversation(graph)
     yield conversation
     conversation.close()
+
+
+@pytest.fixture
+def client(graph):
+    """An `action_client.Client` of the node's action."""
+    from action_client import Client
+
+    client = Client(graph)
+    yield client
+    client.client.destroy()
+
+
+@pytest.fixture
+def image(conversation):
+    """Send a camera image and return it."""
+    return conversation.send_image()

@@ -13,18 +13,6 @@ from sensor_msgs.msg import Image
 from lens_ros.ros.driver import CLEANUP, DEACTIVATE, SHUTDOWN
 
 
-@pytest.fixture
-def client(graph):
-    client = Client(graph)
-    yield client
-    client.client.destroy()
-
-
-@pytest.fixture
-def image(conversation) -> Image:
-    return conversation.send_image()
-
-
 @pytest.fixture(scope="module")
 def perception(graph, checkpoint):
     """A process with a model that reasons for long."""

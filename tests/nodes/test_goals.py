@@ -10,22 +10,9 @@ from action_client import STAGES, Client, Feedback
 from action_msgs.msg import GoalStatus
 from finder import TOKENS
 from ros_graph import TIMEOUT
-from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
 from lens_ros.nodes.perception import goals
-
-
-@pytest.fixture
-def client(graph):
-    client = Client(graph)
-    yield client
-    client.client.destroy()
-
-
-@pytest.fixture
-def image(conversation) -> Image:
-    return conversation.send_image()
 
 
 def test_a_goal_tells_its_stages_and_streams_its_reasoning(make_node, finder, client, image):

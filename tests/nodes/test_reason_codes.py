@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from action_client import Client
 from ros_graph import TIMEOUT
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
@@ -14,13 +13,6 @@ from lens_ros.srv import Segment, SetInstruction
 
 KINDS = SetInstruction.Request
 SET, ADD, REMOVE, CLEAR = KINDS.SET, KINDS.ADD, KINDS.REMOVE, KINDS.CLEAR
-
-
-@pytest.fixture
-def client(graph):
-    client = Client(graph)
-    yield client
-    client.client.destroy()
 
 
 def instruct(graph, operation: int, **fields) -> SetInstruction.Response:
