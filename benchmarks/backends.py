@@ -17,7 +17,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from benchmarks.first_mask import scaled
+from benchmarks.timing import seconds
 from lens_ros.choices import BackendChoice
 from lens_ros.engine.backends import compiled, open_engines
 from lens_ros.engine.build import build
@@ -93,16 +93,6 @@ class Stage:
         return (upsample(logits[0], self.rgb.shape[:2], self.image) > 0).cpu().numpy()
 
 
-def milliseconds(run: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - started)
-
-
 @torch.inference_mode()
 def measure(folder: Path, device: str, cache: EngineCache, repeats: int) -> list[dict[str, Any]]:
     config, truth, _ = load_segmenter(folder)
@@ -136,7 +126,7 @@ def measure(folder: Path, device: str, cache: EngineCache, repeats: int) -> list
     for turn in tqdm(range(repeats + 3), desc=config.name, file=sys.stderr):
         for owner, what in runs.items():
             for name, run in what.items():
-                elapsed = milliseconds(run, device)
+                elapsed = 1e3 * seconds(run, device)
                 if turn >= 3:  # the first turns warm up
                     times[owner, name].append(elapsed)
     expected = stages["torch"].decode(8) > 0

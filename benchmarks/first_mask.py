@@ -16,8 +16,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers.initialization import no_init_weights
 
+from benchmarks.timing import seconds
 from lens_ros.model.checkpoint import find_model, load_model, load_tensors, without_tied_head
 from lens_ros.model.config import ContextConfig, ImageConfig, LensConfig
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
@@ -191,16 +190,6 @@ def reference(model: LensModel, scene: Scene, tokens: int) -> torch.Tensor:
         )
         rows.append(model.decode(one, prompts[row : row + 1])[0][0])
     return torch.cat(rows)
-
-
-def seconds(run: Callable[[], torch.Tensor], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def compare(model: LensModel, instructions: int, tokens: int, repeats: int, device: str) -> dict:

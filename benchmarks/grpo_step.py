@@ -23,7 +23,6 @@ import json
 import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from benchmarks.first_mask import PROMPT_TOKENS, random_model, scaled
+from benchmarks.timing import seconds
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel
@@ -232,16 +232,6 @@ def memory_of(flow: str, *settings: Any) -> int:
         return peak_memory(flow, *settings)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(peak_memory, flow, *settings).result()
-
-
-def seconds(step: Callable[[], torch.Tensor], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def compare(name: str, group: int, tokens: int, repeats: int, device: str) -> dict[str, Any]:
