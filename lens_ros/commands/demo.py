@@ -61,8 +61,8 @@ ANSWER_TIMEOUT = 90.0
 
 
 @dataclass
-class Answer:
-    """What came back for one instruction: `rgb` is the overlay, (H, W, 3) uint8."""
+class Shown:
+    """The answer to one instruction, and the overlay `rgb`, (H, W, 3) uint8."""
 
     kind: str
     instruction: str
@@ -174,7 +174,7 @@ class Demo:
             self._instructions.get_subscription_count, START_TIMEOUT, "a subscription to instructions"
         )
 
-    def ask(self, number: int, kind: str, instruction: str) -> Answer:
+    def ask(self, number: int, kind: str, instruction: str) -> Shown:
         """Send an instruction, show the reasoning, save the picture; return the answer."""
         self._printer.begin(f"{instruction}   [{kind}]" if kind else instruction)
         self._inbox.ask(instruction)
@@ -187,10 +187,10 @@ class Demo:
         rgb = conversions.image_to_rgb(self._inbox.overlays[_stamp(segmentation)])
         path = self._out / f"{number}-{_slug(instruction)}.png"
         _write_picture(path, rgb)
-        return Answer(kind, instruction, segmentation, rgb, path)
+        return Shown(kind, instruction, segmentation, rgb, path)
 
 
-def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) -> list[Answer]:
+def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) -> list[Shown]:
     """Plays the recording, asks every question, writes the pictures; raises `ProcessError`."""
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("[0-9]*-*.png"):
@@ -237,7 +237,7 @@ def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) 
         end_ros()
 
 
-def contact_sheet(answers: Sequence[Answer]) -> np.ndarray:
+def contact_sheet(answers: Sequence[Shown]) -> np.ndarray:
     """All overlays in one picture, (H, W, 3) uint8 RGB."""
     from lens_ros import (
         visualization,
@@ -250,7 +250,7 @@ def contact_sheet(answers: Sequence[Answer]) -> np.ndarray:
     return visualization.contact_sheet(tiles, columns=min(3, len(tiles)))
 
 
-def table(answers: Sequence[Answer]) -> str:
+def table(answers: Sequence[Shown]) -> str:
     """One line for each answer."""
     rows = [("instruction", "found", "box", "score", "ms")]
     for answer in answers:

@@ -54,9 +54,9 @@ def test_a_pipe_gets_whole_clauses():
     ]
 
 
-def answer(instruction: str, *instances: Instance, reason: str = "") -> demo.Answer:
+def answer(instruction: str, *instances: Instance, reason: str = "") -> demo.Shown:
     segmentation = Segmentation(instruction=instruction, instances=instances, reason=reason, reason_ms=250.0)
-    return demo.Answer("attribute", instruction, segmentation, np.zeros((48, 64, 3), np.uint8), Path("1.png"))
+    return demo.Shown("attribute", instruction, segmentation, np.zeros((48, 64, 3), np.uint8), Path("1.png"))
 
 
 def test_the_table_has_a_line_for_each_answer_and_no_rejected_object():

@@ -23,7 +23,7 @@ from lens_ros.nodes.perception.measurements import Event, Measurements, Series, 
 from lens_ros.nodes.perception.object_ids import ObjectIds
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.picture_publisher import Identified, PicturePublisher
-from lens_ros.nodes.perception.tasks import Answer, Frame, Target
+from lens_ros.nodes.perception.tasks import Frame, Outcome, Target
 from lens_ros.ros import conversions
 from lens_ros.ros.endpoints import Endpoints
 from lens_ros.ros.reporting import described, is_ours, request_log, survives, traced
@@ -131,7 +131,7 @@ class AnswerPublisher:
             self._publish_reasoning(target, frame.message.header, text, stream.tokens)
 
     @survives
-    def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
+    def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Outcome]) -> None:
         """Publish a segmentation and the final reasoning of each target, then the pictures of all."""
         header = frame.message.header
         given = [answer for answer in answers if answer.result is not None]
@@ -155,7 +155,7 @@ class AnswerPublisher:
             self._measure_age(frame)
 
     @survives
-    def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
+    def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Outcome]) -> None:
         """Publish a segmentation of each target, then the pictures of all."""
         identified = self._publish_segmentations(frame.message.header, answers, reasoned=False)
         self._show(frame, rgb, answers, identified)
@@ -164,7 +164,7 @@ class AnswerPublisher:
         self._measure_age(frame)
 
     def _publish_segmentations(
-        self, header: Header, answers: Sequence[Answer], *, reasoned: bool
+        self, header: Header, answers: Sequence[Outcome], *, reasoned: bool
     ) -> list[Identified]:
         identified = []
         for answer in answers:
@@ -183,7 +183,7 @@ class AnswerPublisher:
         return identified
 
     def _show(
-        self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer], identified: Sequence[Identified]
+        self, frame: Frame, rgb: np.ndarray, answers: Sequence[Outcome], identified: Sequence[Identified]
     ) -> None:
         """Publish pictures of all targets with an answer about this image, earlier ones included.
 
@@ -198,7 +198,7 @@ class AnswerPublisher:
         present = [each for target, each in self._shown.values() if not target.ended]
         self._pictures.publish(frame.message.header, rgb, present)
 
-    def _conclude_reasoning(self, answer: Answer, header: Header, stream: ReasoningStream) -> None:
+    def _conclude_reasoning(self, answer: Outcome, header: Header, stream: ReasoningStream) -> None:
         text = answer.result.reasoning or stream.text  # the latter when the answer is malformed
         self._publish_reasoning(answer.target, header, text, answer.result.tokens, finished=True)
 

@@ -128,7 +128,7 @@ Task: TypeAlias = "Reason | Serve | Follow | Errand"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Outcome:
     """Outcome for one target on one image: the model's result, or None and the reason."""
 
     target: Target
@@ -163,10 +163,10 @@ class Listener(Protocol):
     def text(self, target: Target, frame: Frame, text: str) -> None:
         """Take all reasoning so far, after another token."""
 
-    def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
+    def answered(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Outcome]) -> None:
         """Take the results of the model about an image; once for each call of `started`."""
 
-    def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Answer]) -> None:
+    def followed(self, frame: Frame, rgb: np.ndarray, answers: Sequence[Outcome]) -> None:
         """Take the results of tracking targets to a newer image."""
 
     def ended(self, target: Target) -> None:

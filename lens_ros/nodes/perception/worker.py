@@ -18,13 +18,13 @@ from lens_ros.codes import Code, Coded
 from lens_ros.nodes.perception.follower import TargetFollower
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.tasks import (
-    Answer,
     Errand,
     Follow,
     Frame,
     Infer,
     Job,
     Listener,
+    Outcome,
     Reason,
     Serve,
     Target,
@@ -253,7 +253,7 @@ class InferenceWorker:
         for target, result, reason in zip(task.targets, results, reasons, strict=True):
             if not reason and isinstance(result, Exception):
                 reason = self._listener.failed(target.instruction, result, target)
-            answers.append(Answer(target, None if reason else result, reason))
+            answers.append(Outcome(target, None if reason else result, reason))
         self._listener.answered(task.frame, rgb, answers)
         follower = self._follower
         if follower is not None:
@@ -274,7 +274,7 @@ class InferenceWorker:
         follower = self._follower
         return follower is not None and follower.active
 
-    def _start_tracking(self, follower: TargetFollower, answer: Answer, rgb: np.ndarray) -> None:
+    def _start_tracking(self, follower: TargetFollower, answer: Outcome, rgb: np.ndarray) -> None:
         try:
             follower.start(answer.target, rgb, answer.result)
         except Exception as error:
@@ -302,7 +302,7 @@ class InferenceWorker:
             return
         lost = [each.target for each in followed if each.ask_again]
         active = self.scheduler.tracked(frame, [each.target for each in followed], lost)
-        answers = [Answer(each.target, each.result) for each in followed if each.target in active]
+        answers = [Outcome(each.target, each.result) for each in followed if each.target in active]
         if answers:
             self._listener.followed(frame, rgb, answers)
 
