@@ -77,8 +77,10 @@ Numbers = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A box in fractions of the image's width and height, ``0 <= x1 <= x2 <= 1``, y alike, and its label
-    ("" when none was given)."""
+    """A labelled box in fractions of the image's width and height.
+
+    ``0 <= x1 <= x2 <= 1``, y alike; the label is "" when none was given.
+    """
 
     x1: float
     y1: float
@@ -89,11 +91,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Answer:
-    """``boxes`` is empty when the reasoner found nothing, or said nothing readable; ``well_formed`` tells the
-    two apart. It is true for one rationale followed by one answer, in tags, and for a text without any tags;
-    in both, the answer must be JSON, in a code fence or not, and nothing but JSON: a list of proper boxes,
-    each an object or four bare numbers, or a single such box, or nothing as ``[]`` or ``{}``. "Nothing" in
-    words is not well-formed: words can say anything."""
+    """Boxes that the reasoner wrote, and whether the text was well-formed.
+
+    ``boxes`` is empty when the reasoner found nothing, or wrote nothing readable; ``well_formed``
+    distinguishes the two. It is true for one rationale followed by one answer, in tags, and for a text
+    without any tags. In both, the answer must be JSON, in a code fence or not, and nothing but JSON: a list
+    of proper boxes, each an object or four bare numbers, or a single such box, or nothing as ``[]`` or
+    ``{}``. "Nothing" in words is not well-formed: words can say anything.
+    """
 
     rationale: str
     boxes: tuple[Box, ...]
@@ -101,35 +106,39 @@ class Answer:
 
 
 def extent(coordinates: Literal["absolute", "relative"], width: int, height: int) -> tuple[float, float]:
-    """What coordinates written by the reasoner count up to, along x and y: the ``width`` and ``height`` of
-    its own picture in pixels (Qwen2.5-VL), or 1000 whatever its shape (Qwen2-VL)."""
+    """Return the largest coordinates that the reasoner writes, along x and y.
+
+    These are ``width`` and ``height`` of its own picture in pixels (Qwen2.5-VL), or 1000 for any shape
+    (Qwen2-VL).
+    """
     return (width, height) if coordinates == "absolute" else (1000, 1000)
 
 
 def parse_answer(text: str, extent: tuple[float, float]) -> Answer:
-    """Reads any text; never raises.
+    """Read the boxes of an answer from any text; never raise.
 
-    The boxes of the answer part are read, without one those of the text around the thinking. They are sought
-    as JSON, as JSON in code fences, and as ``[a,b,c,d]``, ``(a,b,c,d)`` and ``(a,b),(c,d)`` (what Qwen2-VL
-    writes between ``<|box_start|>`` and ``<|box_end|>``) within other text; all boxes of the first kind that
-    occur count. Where there is none of these: numbers in quotes or without commas, a fifth number from 0
-    to 1 (a score), pairs of corners ``[[a,b],[c,d]]`` and ``(a,b) to (c,d)``, corners by name (``x1``,
-    ``x_min``, ``left``, ``top_left``), a corner and the size by name (``x``, ``y``,
-    ``width``, ``height``), and four numbers that are the whole answer. These are never well-formed.
+    The boxes of the answer part are read; without one, those of the text around the thinking. They are
+    searched as JSON, as JSON in code fences, and as ``[a,b,c,d]``, ``(a,b,c,d)`` and ``(a,b),(c,d)`` (what
+    Qwen2-VL writes between ``<|box_start|>`` and ``<|box_end|>``) within other text. All boxes of the first
+    kind that occurs count. If there is none of these: numbers in quotes or without commas, a fifth number
+    from 0 to 1 (a score), pairs of corners ``[[a,b],[c,d]]`` and ``(a,b) to (c,d)``, corners by name (``x1``,
+    ``x_min``, ``left``, ``top_left``), a corner and the size by name (``x``, ``y``, ``width``, ``height``),
+    and four numbers that are the whole answer. These are never well-formed.
 
     If all numbers of an answer are from 0 to 1, and not all of them whole, they are fractions of the image.
-    Four zeros say that there is nothing. Within other text, a box of exactly the image's size is its size and
-    no target, and so is one of nearly that size in a sentence about the size of the image.
+    Four zeros mean that there is nothing. Within other text, a box of exactly the image's size is its size
+    and no target, and so is one of nearly that size in a sentence about the size of the image.
 
     Numbers of the thinking never count, nor does any answer before the end of it. LENS's reward takes a box
-    from there, if it is the first; but a robot must not act on a half thought.
+    from there, if it is the first; but a robot must not act on an unfinished thought.
 
-    Boxes are clipped to the image and their corners put in order. A box that comes twice is one target. A box
-    wholly outside of the image is no target, and not a proper box either. One without area stays: thin
+    Boxes are clipped to the image and their corners put in order. A box that occurs twice is one target. A
+    box wholly outside of the image is no target, and not a proper box either. One without area stays: thin
     things can be as narrow as the rounding.
 
     Args:
-        extent: what x and y count up to, both positive; see :func:`extent`.
+        text: what the reasoner wrote.
+        extent: largest x and y, both positive; see :func:`extent`.
     """
     finished, _, rest = text.rpartition("</think>")
     before, _, thinking = rest.partition("<think>")
@@ -149,7 +158,7 @@ def tidy(text: str) -> str:
 
 
 def _read(text: str, extent: tuple[float, float]) -> tuple[tuple[Box, ...], bool]:
-    """The boxes in a text, and whether it is one JSON value of proper boxes and nothing else."""
+    """Return the boxes in a text, and whether it is one JSON value of proper boxes and nothing else."""
     entries, alone = _json_entries(text), True
     if entries is None:
         blocks = [_json_entries(block) for block in _FENCE.findall(text)]
@@ -196,7 +205,7 @@ def _corners_of_size(x: float, y: float, width: float, height: float) -> Numbers
 
 
 def _json_entries(text: str) -> list[object] | None:
-    """What may be boxes in a text of JSON; None for any other text."""
+    """Return what may be boxes in a JSON text; None for any other text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -209,8 +218,10 @@ def _json_entries(text: str) -> list[object] | None:
 
 
 def _entry(entry: object) -> tuple[Numbers | None, str, bool]:
-    """The numbers, if any, and the label of ``{"bbox_2d": [a, b, c, d], "label": ...}`` or ``[a, b, c, d]``,
-    and whether it is written just so.
+    """Return numbers, label and form of an entry.
+
+    The numbers, if any, and the label of ``{"bbox_2d": [a, b, c, d], "label": ...}`` or ``[a, b, c, d]``, and
+    whether it is written exactly like that.
     """
     if not isinstance(entry, dict):
         numbers, taught = _numbers(entry)
@@ -256,7 +267,7 @@ def _by_name(entry: dict[str, object]) -> list[object] | None:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, also one in a string; None for anything else."""
+    """Return a finite number, also one in a string; None for anything else."""
     if isinstance(value, str) and re.fullmatch(_NUMBER, value) is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -269,7 +280,7 @@ def _number(value: object) -> float | None:
 
 
 def _boxes(written: Sequence[tuple[Numbers, str]], extent: tuple[float, float]) -> list[Box | None]:
-    """The boxes of one answer; None for each that is not in the image."""
+    """Return the boxes of one answer; None for each that is not in the image."""
     numbers = [n for four, _ in written for n in four]
     if all(0 <= n <= 1 for n in numbers) and not all(n in (0, 1) for n in numbers):
         extent = (1, 1)

@@ -1,5 +1,7 @@
-"""The decoupled path: any Qwen2.5-VL writes a box, SAM turns it into a mask; no LENS head, no joint
-training."""
+"""Combine any Qwen2.5-VL, which writes a box, with SAM, which turns it into a mask.
+
+There is no LENS head and no joint training.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from lens_ros.model.sam import read_sam
 
 
 def combine(reasoner: Path, sam: Path, *, dtype: torch.dtype = torch.float32) -> LensModel:
-    """A model of a Qwen2.5-VL, as it was published, and a SAM.
+    """Build a model of a published Qwen2.5-VL and a SAM.
 
     Args:
         reasoner: folder of the Qwen2.5-VL (``config.json``, safetensors).

@@ -1,7 +1,7 @@
-"""Saving and loading a model's folder: ``config.json``, ``model.safetensors`` and the tokenizer; quantised
-weights may lie beside them (:mod:`lens_ros.model.quantized`).
+"""Save and load a model's folder: ``config.json``, ``model.safetensors`` and the tokenizer.
 
-Only safetensors are ever opened: a checkpoint cannot execute code.
+Quantized weights may lie next to them (:mod:`lens_ros.model.quantized`). Only safetensors are ever opened: a
+checkpoint cannot execute code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EMBEDDING = "reasoner.model.language_model.embed_tokens.weight"
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """The folder of a model: a path, or the name of one that came with the package (``lens-nano``).
+    """Return a model's folder, given its path or the name of a shipped one (``lens-nano``).
 
     Raises:
         CheckpointError: there is no such folder.
@@ -75,12 +75,12 @@ def without_tied_head(tensors: Mapping[str, torch.Tensor], model: LensModel) -> 
 def save_model(
     model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, dtype: torch.dtype
 ) -> None:
-    """Writes a model's folder; floating-point tensors are stored as ``dtype``.
+    """Write a model's folder; floating-point tensors are stored as ``dtype``.
 
     Raises:
-        CheckpointError: the model does not hold its full weights, as with a compiled segmenter or a
-            quantised language model, or its head differs from the embedding although its configuration ties
-            them; nothing was written.
+        CheckpointError: the model does not hold its full weights, as with a compiled segmenter or a quantized
+            language model, or its head differs from the embedding although its configuration ties them;
+            nothing was written.
     """
     with torch.device("meta"):
         expected = LensModel(model.config).state_dict()
@@ -110,16 +110,17 @@ def save_model(
 def load_model(
     folder: Path, *, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
 ) -> tuple[LensModel, PreTrainedTokenizerFast]:
-    """Loads a model's folder, on the CPU, in eval mode.
+    """Load a model's folder, on the CPU, in eval mode.
 
     Args:
-        dtype: of everything that is not quantised, and of all that is computed.
-        quantization: the language model's Linear layers from ``model.int8.safetensors`` or
-            ``model.int4.safetensors``; ``model.safetensors`` need not be there then.
+        name_or_path: as for :func:`find_model`.
+        dtype: of everything that is not quantized, and of all computation.
+        quantization: load the language model's Linear layers from ``model.int8.safetensors`` or
+            ``model.int4.safetensors``; ``model.safetensors`` may be absent then.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the tensors are not the ones that the configuration
-            asks for; quantised weights are stale, or torchao is not installed. Nothing is ever left at its
+            requires; quantized weights are stale, or torchao is not installed. Nothing is ever left at its
             random initial value.
     """
     model = empty_model(folder)
@@ -133,7 +134,7 @@ def load_model(
 
 
 def empty_model(folder: Path) -> LensModel:
-    """The network that a model's folder configures, its tensors not set to anything.
+    """Return the network that a model's folder configures, with uninitialized tensors.
 
     Raises:
         CheckpointError: the configuration is missing or damaged.
@@ -144,7 +145,7 @@ def empty_model(folder: Path) -> LensModel:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in a model's folder.
+    """Return the tokenizer in a model's folder.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -180,12 +181,16 @@ def load_tensors(
     dtype: torch.dtype = torch.float32,
     apart: Collection[str] = (),
 ) -> None:
-    """Puts ``tensors``, as ``dtype``, in the place of the model's own; names and shapes must agree exactly.
+    """Replace the model's tensors by ``tensors``, as ``dtype``; names and shapes must agree exactly.
 
     A head that is tied to the embedding may be absent; one that is there must be equal to the embedding.
 
     Args:
-        apart: names that are left alone.
+        model: receives the tensors.
+        tensors: by the names of ``model.state_dict()``.
+        source: what to call them in messages.
+        dtype: of floating-point tensors.
+        apart: names that are not touched.
 
     Raises:
         CheckpointError: they do not agree, or a parameter or persistent buffer would keep its initial value;
@@ -212,7 +217,7 @@ def _is_view_of(tensor: torch.Tensor, given: torch.Tensor | None) -> bool:
 
 
 def read_config(folder: Path) -> LensConfig:
-    """The configuration in a model's folder.
+    """Return the configuration in a model's folder.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -230,7 +235,7 @@ def read_config(folder: Path) -> LensConfig:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The full weights, as stored.
+    """Return the full weights, as stored.
 
     Raises:
         CheckpointError: they are missing or damaged.
@@ -253,7 +258,7 @@ SEGMENTER = "segmenter."  # what the names of its tensors begin with
 
 
 def load_segmenter(folder: Path) -> tuple[LensConfig, Sam2Segmenter | SamSegmenter, str]:
-    """The segmenter alone, float32, on the CPU, in eval mode: nothing else of the file is read.
+    """Load the segmenter alone, float32, on the CPU, in eval mode; read nothing else of the file.
 
     Returns:
         the model's configuration, the segmenter, and :func:`segmenter_digest` of its weights.
@@ -272,11 +277,13 @@ def load_segmenter(folder: Path) -> tuple[LensConfig, Sam2Segmenter | SamSegment
 
 
 def segmenter_digest(folder: Path) -> str:
-    """SHA-256, hexadecimal, over names, shapes and values (as float32) of the segmenter's weights on disk:
-    what compiled forms of it are bound to, whatever precision it is loaded in.
+    """Return the hexadecimal SHA-256 of the segmenter's weights on disk.
+
+    It covers names, shapes and values (as float32). Compiled engines are bound to it, whatever precision the
+    weights are loaded in.
 
     Raises:
-        CheckpointError: there are none to read.
+        CheckpointError: there are no weights to read.
     """
     return _digest(_read_segmenter(folder))
 

@@ -43,8 +43,11 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class ContextConfig:
-    """Context queries and connector (LENS, section 3): ``num_queries`` learned vectors are read out of the
-    reasoner, mixed by ``depth`` pre-norm blocks of ``num_heads`` heads, and folded into one prompt."""
+    """Context queries and connector (LENS, section 3).
+
+    ``num_queries`` learned vectors are read out of the reasoner, mixed by ``depth`` pre-norm blocks of
+    ``num_heads`` heads, and folded into one prompt.
+    """
 
     num_queries: int = 64
     depth: int = 4
@@ -85,7 +88,7 @@ class LensConfig:
     name: str = "lens"
 
     def save(self, folder: Path) -> None:
-        """Writes ``folder/config.json``."""
+        """Write ``folder/config.json``."""
         text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 

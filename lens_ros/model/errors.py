@@ -12,6 +12,6 @@ class CheckpointError(Exception):
 
 
 def first_few(names: Sequence[str]) -> str:
-    """The first 20 of ``names``, and how many more there are."""
+    """Return the first 20 of ``names``, and the number of the others."""
     listed = ", ".join(names[:_LISTED])
     return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"

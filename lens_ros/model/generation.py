@@ -44,10 +44,11 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was written: ``token_ids`` ``(B, T)`` int64, the token that ended a row included, padding after
-    it, and ``mask`` ``(B, T)`` int64, 0 at padding. All but the last column are in the reading's cache.
-    ``log_probs`` ``(B, T)`` float32: of each token, at temperature 1 whatever it was drawn with; 0 at
-    padding.
+    """Generated tokens of a batch.
+
+    ``token_ids`` ``(B, T)`` int64 include the token that ended a row, then padding; ``mask`` ``(B, T)`` int64
+    is 0 at padding. All but the last column are in the reading's cache. ``log_probs`` ``(B, T)`` float32
+    holds that of each token, at temperature 1 whatever it was drawn with; 0 at padding.
     """
 
     token_ids: torch.Tensor

@@ -28,7 +28,7 @@ _MIN_PIXELS, _PROCESSOR_MAX_PIXELS = 56 * 56, 16384 * PATCH * PATCH * MERGE * ME
 
 
 def reasoner_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
-    """What the reasoner looks at: ``(H, W, 3)`` uint8 to ``(h, w, 3)`` uint8, both sides multiples of 28.
+    """Return what the reasoner sees: ``(H, W, 3)`` uint8 to ``(h, w, 3)`` uint8, sides multiples of 28.
 
     The protocols follow the reference's evaluation programs: ``"refcoco"`` resizes once, by Qwen's rule under
     ``max_pixels``; ``"reasonseg"`` first brings the longest side to 640, rounding down, and Qwen's processor
@@ -51,10 +51,10 @@ def reasoner_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
 
 
 def segmenter_picture(rgb: np.ndarray, config: ImageConfig) -> np.ndarray:
-    """What the segmenter looks at: ``(H, W, 3)`` uint8 to ``(h, w, 3)`` uint8, the longer side
-    ``segmenter_size``, both sides where the image is squashed.
+    """Return what the segmenter sees: ``(H, W, 3)`` uint8 to ``(h, w, 3)`` uint8.
 
-    ``"reasonseg"`` shrinks without antialiasing, as the reference's evaluation on ReasonSeg does.
+    The longer side becomes ``segmenter_size``; both sides where the image is squashed. ``"reasonseg"``
+    shrinks without antialiasing, as the reference's evaluation on ReasonSeg does.
     """
     side = config.segmenter_size
     if config.segmenter_fit == "letterbox":
@@ -83,16 +83,20 @@ def upsample(logits: torch.Tensor, size: tuple[int, int], config: ImageConfig) -
 
 
 def segmenter_boxes(boxes: torch.Tensor, size: tuple[int, int], config: ImageConfig) -> torch.Tensor:
-    """Boxes ``(..., 4)`` in fractions of an image of ``size`` ``(H, W)`` to pixels of the segmenter's
-    square."""
+    """Convert boxes ``(..., 4)`` in fractions of an image to pixels of the segmenter's square.
+
+    ``size`` is ``(H, W)`` of the image.
+    """
     side = config.segmenter_size
     height, width = _longest_side(size, side) if config.segmenter_fit == "letterbox" else (side, side)
     return boxes * boxes.new_tensor([width, height, width, height])
 
 
 def mask_prompts(masks: Sequence[np.ndarray], config: ImageConfig) -> torch.Tensor:
-    """Masks ``(H, W)`` bool of one image as mask prompts ``(N, S/4, S/4)`` float32: logits of +-8, in between
-    where a cell is covered in part."""
+    """Convert masks ``(H, W)`` bool of one image to mask prompts ``(N, S/4, S/4)`` float32.
+
+    These are logits of +-8, and values in between where a cell is covered in part.
+    """
     side = config.segmenter_size // 4
     prompts = np.full((len(masks), side, side), -_SURE, np.float32)
     for prompt, mask in zip(prompts, masks, strict=True):

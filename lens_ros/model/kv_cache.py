@@ -18,7 +18,7 @@ class Reading:
     """
 
     def __init__(self, language_model: nn.Module, rows: int) -> None:
-        """An empty reading of ``rows`` sequences."""
+        """Create an empty reading of ``rows`` sequences."""
         device = language_model.embed_tokens.weight.device
         self._language_model = language_model
         self._cache = DynamicCache(config=language_model.config)
@@ -52,8 +52,10 @@ class Reading:
     def replace(
         self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, following: torch.Tensor
     ) -> None:
-        """As if this had been read instead; see :meth:`layers`, :attr:`mask` and :attr:`next`. Keys and
-        values are copied."""
+        """Replace the content as if this had been read instead; keys and values are copied.
+
+        See :meth:`layers`, :attr:`mask` and :attr:`next`.
+        """
         self._cache = DynamicCache(config=self._language_model.config)
         for index, (keys, values) in enumerate(layers):
             self._cache.update(keys, values, index)
@@ -61,7 +63,7 @@ class Reading:
         self._ragged = self._ragged or not bool(mask.all())
 
     def crop(self, columns: int) -> None:
-        """Takes the last ``columns`` back; they must hold no padding."""
+        """Remove the last ``columns``; they must hold no padding."""
         if columns > 0:
             self._cache.crop(-columns)
             self._mask = self._mask[:, :-columns]
@@ -73,13 +75,13 @@ class Reading:
         mask: torch.Tensor | None = None,
         positions: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Reads on.
+        """Read further tokens.
 
         Args:
             embedded: ``(B, n, H)``.
             mask: ``(B, n)``, 0 at padding; None for no padding.
             positions: ``(3, B, n)`` and each row's next position ``(B,)``, as
-                :func:`~lens_ros.model.positions.padded_mrope_positions` gives them; None counts on.
+                :func:`~lens_ros.model.positions.padded_mrope_positions` returns them; None counts on.
 
         Returns:
             Final hidden states ``(B, n, H)``, after the last norm; meaningless at padding.
@@ -89,8 +91,11 @@ class Reading:
     def absorb(
         self, embedded: torch.Tensor, positions: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> None:
-        """Reads on where only the cache is wanted: the last layer's feed-forward, whose result nothing would
-        use, is left out. Arguments as for :meth:`read`."""
+        """Read further tokens where only the cache is needed.
+
+        The last layer's feed-forward, whose result would not be used, is left out. Arguments as for
+        :meth:`read`.
+        """
         self._read(_without_last_feed_forward(self._language_model), embedded, None, positions)
 
     def _read(
@@ -123,7 +128,7 @@ class Reading:
         ).last_hidden_state
 
     def fork(self, rows: int) -> Reading:
-        """An independent copy with every row ``rows`` times, in a run. Gradients flow through it."""
+        """Return an independent copy with each row repeated ``rows`` times in a run; gradients flow."""
         other = copy.copy(self)
         other._cache = DynamicCache(config=self._language_model.config)
         for index, layer in enumerate(self._cache.layers):  # a deep copy would cut gradients
@@ -147,7 +152,7 @@ class _AttentionOnly(nn.Module):
 
 
 def _without_last_feed_forward(language_model: nn.Module) -> nn.Module:
-    """The same weights; the original is not touched."""
+    """Return a view of the model with the same weights; the original is not touched."""
     short = copy.copy(language_model)
     short._modules = dict(language_model._modules)  # copy.copy shares it
     *layers, last = language_model.layers

@@ -20,10 +20,10 @@ PROPOSED = 6  # tokens at most that are checked together
 
 
 def propose(said: Sequence[int], *, ngram: int = NGRAM, count: int = PROPOSED) -> list[int]:
-    """What followed the last tokens of ``said`` where they stood before.
+    """Return the tokens that followed the last tokens of ``said`` at an earlier place.
 
-    The longest run of at most ``ngram`` last tokens that also stands further left counts, and of its places
-    the last one; up to ``count`` tokens that followed there are given, none where nothing was repeated.
+    The longest run of at most ``ngram`` last tokens that also occurs further left counts, at its last such
+    place. Up to ``count`` tokens that followed there are returned, none if nothing was repeated.
     """
     said = list(said)
     for length in range(min(ngram, len(said) - 1), 0, -1):
@@ -44,8 +44,10 @@ class LookupDecoder:
     def __init__(
         self, reading: Reading, logits: torch.Tensor, said: Sequence[int], embed: nn.Module, head: nn.Module
     ) -> None:
-        """``reading`` holds one row and is extended; ``logits`` ``(1, V)`` are for its next token; ``said``:
-        ids before that, to propose from."""
+        """Extend ``reading``, which holds one row.
+
+        ``logits`` ``(1, V)`` are for its next token; ``said`` holds the ids before that, to propose from.
+        """
         self._reading, self._embed, self._head = reading, embed, head
         self._said = list(said)
         self._known = _greedy(logits)  # tokens that are certain, all but the last in the reading
@@ -53,7 +55,7 @@ class LookupDecoder:
         self.passes = 0  # of the language model
 
     def take(self) -> tuple[int, float]:
-        """The next token and its log-probability."""
+        """Return the next token and its log-probability."""
         if self._taken == len(self._known):
             self._read_on()
         token, log_prob = self._known[self._taken]
@@ -80,6 +82,6 @@ class LookupDecoder:
 
 
 def _greedy(logits: torch.Tensor) -> list[tuple[int, float]]:
-    """The most probable token, and its log-probability, of each row ``(N, V)``."""
+    """Return the most probable token, and its log-probability, of each row ``(N, V)``."""
     token = logits.argmax(-1)
     return list(zip(token.tolist(), log_probability(logits, token).tolist(), strict=True))

@@ -24,7 +24,7 @@ _PAPER_SYSTEM = f"<|im_start|>system\nYou are a helpful assistant. {END}\n"
 
 
 def image_prefix(image_tokens: int, wording: Wording = "tabletop") -> str:
-    """The opening of every prompt, up to the end of the image: the same for all instructions on it."""
+    """Return the opening of every prompt, up to the end of the image: the same for all instructions."""
     system = _PAPER_SYSTEM if wording == "paper" else ""
     return f"{system}<|im_start|>user\n<|vision_start|>{IMAGE * image_tokens}<|vision_end|>"
 
@@ -40,16 +40,16 @@ def question(instruction: str, wording: Wording = "tabletop", *, think: bool = T
 
 
 def opening(wording: Wording, *, think: bool) -> str:
-    """What the answer is made to begin with: part of the prompt, and of the answer when that is read.
+    """Return the forced beginning of the answer: part of the prompt, and of the answer when it is read.
 
-    With an empty thought in its mouth lens-nano goes on with the boxes. The paper's checkpoints are asked in
-    other words instead.
+    With an empty thought as its beginning, lens-nano continues with the boxes. The paper's checkpoints are
+    asked in other words instead.
     """
     return "<think></think><answer>" if wording == "tabletop" and not think else ""
 
 
 def answer(rationale: str, boxes: Sequence[tuple[int, int, int, int]], labels: Sequence[str]) -> str:
-    """The taught answer: rationale, then a JSON list of boxes in Qwen2.5-VL's own format.
+    """Return the taught answer: rationale, then a JSON list of boxes in Qwen2.5-VL's own format.
 
     ``boxes`` are ``x1, y1, x2, y2`` in pixels of the reasoner's picture.
     """

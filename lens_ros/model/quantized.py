@@ -70,8 +70,11 @@ def quantized_file(folder: Path, scheme: Scheme) -> Path:
 
 
 def linear_weights(model: LensModel) -> list[str]:
-    """Names of the weights that are quantised: of every Linear in the language model's layers. The language
-    head (tied to the embedding or not), vision tower, context module and segmenter are left as they are."""
+    """Return the names of the weights to quantize: of every Linear in the language model's layers.
+
+    The language head (tied to the embedding or not), vision tower, context module and segmenter stay as they
+    are.
+    """
     return [
         f"reasoner.model.language_model.layers.{name}.weight"
         for name, module in model.language_model.layers.named_modules()
@@ -80,9 +83,10 @@ def linear_weights(model: LensModel) -> list[str]:
 
 
 def fingerprint(weights: Path) -> str:
-    """Hexadecimal SHA-256 over the size of a safetensors file, its header, and up to 4 KiB from the middle of
-    each tensor: any training step, conversion or other dtype changes it, and reading it takes no time. Not a
-    guard against forgery.
+    """Return the hexadecimal SHA-256 over parts of a safetensors file, which takes no time to read.
+
+    It covers the file's size, its header, and up to 4 KiB from the middle of each tensor: any training step,
+    conversion or other dtype changes it. It does not guard against forgery.
 
     Raises:
         CheckpointError: it is not a readable safetensors file.
@@ -114,10 +118,12 @@ def fingerprint(weights: Path) -> str:
 def read_quantized(
     folder: Path, scheme: Scheme, full_weights: Path
 ) -> tuple[dict[str, torch.Tensor], Provenance]:
-    """The tensors of a model's quantised weights, as stored.
+    """Return the tensors of a model's quantized weights, as stored.
 
     Args:
-        full_weights: what they must have been made of; not asked where there is no such file.
+        folder: the model's folder.
+        scheme: how they are quantized.
+        full_weights: file that they must have been made of; not checked if there is no such file.
 
     Raises:
         CheckpointError: they are missing, damaged, of another kind, or made of other full weights.
@@ -155,10 +161,10 @@ def read_quantized(
 def take_linears(
     tensors: dict[str, torch.Tensor], model: LensModel, scheme: Scheme, dtype: torch.dtype, source: str
 ) -> dict[str, torch.Tensor]:
-    """Takes the quantised weights out of ``tensors``; gives torchao's tensors, which behave as ``dtype``.
+    """Remove the quantized weights from ``tensors``; return torchao's tensors, which behave as ``dtype``.
 
     Raises:
-        CheckpointError: one is missing or not what the model asks for, or torchao is not installed.
+        CheckpointError: one is missing or not what the model requires, or torchao is not installed.
     """
     import_torchao()
     shapes = {name: tuple(model.get_parameter(name).shape) for name in linear_weights(model)}
@@ -180,7 +186,7 @@ def take_linears(
 def _fault(
     values: torch.Tensor | None, scale: torch.Tensor | None, shape: tuple[int, ...], scheme: Scheme
 ) -> str:
-    """What is wrong with a stored weight, or ""."""
+    """Return what is wrong with a stored weight, or ""."""
     if values is None or scale is None:
         return "missing"
     rows, columns = shape
@@ -195,14 +201,14 @@ def _fault(
 
 
 def put_linears(model: LensModel, weights: dict[str, torch.Tensor]) -> None:
-    """Puts what :func:`take_linears` gave in its place."""
+    """Put the result of :func:`take_linears` in its place."""
     for name, weight in weights.items():
         module = model.get_submodule(name.rsplit(".", 1)[0])
         module.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def place(model: LensModel, device: str) -> LensModel:
-    """The model on ``device``, its 4-bit weights in the form that the device computes with.
+    """Move the model to ``device``, its 4-bit weights in the form that the device computes with.
 
     A CPU, and a GPU with other activations than bfloat16, unpack them before every product: correct, small,
     slow. A GPU of compute capability 8.0 or more takes bfloat16 through ``aten::_weight_int4pack_mm``
@@ -243,19 +249,23 @@ def pack(values: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor) -> torch.Tensor:
-    """The reverse of :func:`pack`."""
+    """Reverse :func:`pack`."""
     return torch.stack([packed >> 4, packed & 15], dim=-1).flatten(1).to(torch.int8) - 8
 
 
 def tinygemm_scales(scale: torch.Tensor) -> torch.Tensor:
-    """``(N, K/32)`` scales as ``(K/32, N, 2)`` bfloat16 scales and zero points: in the kernel a weight is
-    (value + 8 - 8) * scale + 0."""
+    """Return ``(N, K/32)`` scales as ``(K/32, N, 2)`` bfloat16 scales and zero points.
+
+    In the kernel a weight is (value + 8 - 8) * scale + 0.
+    """
     return torch.stack([scale, torch.zeros_like(scale)], dim=-1).transpose(0, 1).contiguous().bfloat16()
 
 
 def _tinygemm_tensor(weight: Any) -> torch.Tensor:
-    """A 4-bit tensor on a GPU in tinygemm's layout; the padding is torchao 0.18's
-    (``Int4TilePackedTo4dTensor.from_hp``). Not run, see :func:`place`."""
+    """Return a 4-bit tensor on a GPU in tinygemm's layout. Not run, see :func:`place`.
+
+    The padding is torchao 0.18's (``Int4TilePackedTo4dTensor.from_hp``).
+    """
     from torchao.quantization import Int4TilePackedTo4dTensor
 
     rows, columns = weight.shape
@@ -267,10 +277,10 @@ def _tinygemm_tensor(weight: Any) -> torch.Tensor:
 
 
 def import_torchao() -> None:
-    """Imports torchao, which only quantised weights need.
+    """Import torchao, which only quantized weights need.
 
     Raises:
-        CheckpointError: it is not installed, or does not fit the torch that is.
+        CheckpointError: it is not installed, or does not fit the installed torch.
     """
     if importlib.util.find_spec("torchao") is None:
         raise CheckpointError(

@@ -168,10 +168,10 @@ _UNUSED = re.compile(
 
 
 def released_config(folder: Path) -> LensConfig:
-    """The configuration of a released checkpoint, from its ``config.json``.
+    """Return the configuration of a released checkpoint, from its ``config.json``.
 
-    SAM 2 is hiera-L, unless a ``sam2_config.json`` lies beside it (never in a released folder; tests are
-    small by it).
+    SAM 2 is hiera-L, unless a ``sam2_config.json`` lies next to it (never in a released folder; small tests
+    use it).
 
     Raises:
         CheckpointError: a file is missing, is not JSON, lacks a field or holds impossible values, or it
@@ -227,13 +227,12 @@ def released_config(folder: Path) -> LensConfig:
 
 
 def map_released(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames a released checkpoint's tensors to those of ``LensModel.state_dict()``, the language head
-    aside, which is the embedding.
+    """Rename a released checkpoint's tensors to those of ``LensModel.state_dict()``.
 
-    SAM 2's four point embeddings become one table, and its matrix of random waves, the code of positions,
-    fills both of its places. What belongs to SAM 2's memory is left out. A name that the reference does not
-    have keeps, as far as possible, its form, and a strict load reports it. Works on any device, ``meta``
-    included.
+    The language head, which is the embedding, is left out. SAM 2's four point embeddings become one table,
+    and its matrix of random waves, the code of positions, fills both of its places. What belongs to SAM 2's
+    memory is left out. A name that the reference does not have keeps, as far as possible, its form, and a
+    strict load reports it. Works on any device, ``meta`` included.
 
     Raises:
         RuntimeError: the point embeddings differ in shape.
@@ -247,7 +246,7 @@ def map_released(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def load_released(folder: Path, *, sam2: Path | None = None, dtype: torch.dtype = torch.float32) -> LensModel:
-    """Loads a released checkpoint, on the CPU, in eval mode, every tensor as ``dtype``.
+    """Load a released checkpoint, on the CPU, in eval mode, every tensor as ``dtype``.
 
     Tensors that are stored as ``dtype`` are not copied: they stay mapped to the file, which must not be
     overwritten in place while the model lives.
@@ -255,11 +254,12 @@ def load_released(folder: Path, *, sam2: Path | None = None, dtype: torch.dtype 
     Args:
         folder: as the reference's ``save_pretrained`` leaves it.
         sam2: a file with SAM 2.0's own weights, ``sam2_hiera_large.pt`` or safetensors with the same names,
-            which take the place of the folder's. Checkpoints of stage 1 need it: their ``sam.*`` are random.
+            which replace the folder's. Checkpoints of stage 1 need it: their ``sam.*`` are random.
+        dtype: of all tensors.
 
     Raises:
         CheckpointError: a file is missing or damaged, the tensors are not exactly the ones that the
-            configuration asks for, or SAM 2 was never trained. Nothing is ever left at its initial value.
+            configuration requires, or SAM 2 was never trained. Nothing is ever left at its initial value.
     """
     config = released_config(folder)
     tensors, source = _read_folder(folder), str(folder)
@@ -325,9 +325,11 @@ def _wanted(model: LensModel) -> dict[str, torch.Size]:
 
 
 def _has_trained_sam(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether there is a SAM 2 whose image encoder is not as it was at birth: norm layers ones and zeros, as
-    torch makes them, or linear layers with biases of zero, as transformers fills in what a file lacked.
-    Training moves all of these."""
+    """Return whether there is a SAM 2 whose image encoder differs from its initialization.
+
+    Initially, norm layers are ones and zeros, as torch makes them, or linear layers have biases of zero, as
+    transformers fills in what a file lacked. Training moves all of these.
+    """
     if not any(name.startswith("sam.") for name in tensors):
         return False
     norms, biases = [], []  # still at birth?

@@ -64,11 +64,13 @@ class SamSizes:
 
 
 class SamSegmenter(nn.Module):
-    """SAM as the decoupled path uses it: one mask per prompt. Same interface as
-    :class:`~lens_ros.model.sam2.Sam2Segmenter`; ``sam`` is the package's own ``Sam``."""
+    """SAM as the decoupled path uses it: one mask per prompt.
+
+    Same interface as :class:`~lens_ros.model.sam2.Sam2Segmenter`; ``sam`` is the package's own ``Sam``.
+    """
 
     def __init__(self, sizes: SamSizes) -> None:
-        """Builds it with random weights.
+        """Build it with random weights.
 
         Raises:
             ImportError: ``segment-anything`` is not installed.
@@ -111,14 +113,18 @@ class SamSegmenter(nn.Module):
         return self.sam.prompt_encoder.embed_dim
 
     def encode(self, pixels: torch.Tensor) -> ImageFeatures:
-        """Encodes normalised, padded pictures ``(B, 3, S, S)`` (gradients flow). SAM has no skip levels:
-        ``high_resolution`` is empty."""
+        """Encode normalized, padded pictures ``(B, 3, S, S)``; gradients flow.
+
+        SAM has no skip levels: ``high_resolution`` is empty.
+        """
         encoder = self.sam.image_encoder
         return ImageFeatures(encoder(pixels.to(encoder.pos_embed.dtype)), ())
 
     def box_prompts(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Boxes ``(B, N, 4)`` float32, ``x1, y1, x2, y2`` in pixels of the segmenter's picture, to sparse
-        prompts ``(B, N, 2, C)`` float32."""
+        """Encode boxes ``(B, N, 4)`` float32 as sparse prompts ``(B, N, 2, C)`` float32.
+
+        Boxes are ``x1, y1, x2, y2`` in pixels of the segmenter's picture.
+        """
         encoder = self.sam.prompt_encoder
         request = {"points": None, "boxes": boxes.flatten(0, 1), "masks": None}
         tokens, _ = functional_call(encoder, _float32(encoder), kwargs=request)
@@ -180,10 +186,10 @@ class SamSegmenter(nn.Module):
 
 
 def sam_sizes(state_dict: Mapping[str, torch.Tensor], source: str = "the state_dict") -> SamSizes:
-    """The sizes of the SAM whose tensors these are, from their shapes alone.
+    """Return the sizes of the SAM whose tensors these are, from their shapes alone.
 
-    A table of relative positions is ``(2 * side - 1, head width)``, ``side`` being what the block attends
-    over: the length tells windows from global blocks, the width gives the number of heads.
+    A table of relative positions is ``(2 * side - 1, head width)``, where ``side`` is what the block attends
+    over: the length distinguishes windows from global blocks, the width gives the number of heads.
 
     Raises:
         CheckpointError: these are not a SAM's tensors; the message calls them ``source``.
@@ -217,7 +223,7 @@ def sam_sizes(state_dict: Mapping[str, torch.Tensor], source: str = "the state_d
 
 
 def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
-    """Reads a SAM file, ``.safetensors`` or PyTorch's own (``.pth``), without executing any code in it.
+    """Read a SAM file, ``.safetensors`` or PyTorch's own (``.pth``), without executing any code in it.
 
     Returns:
         its sizes, and its tensors: names and shapes are those of ``SamSegmenter(sizes).sam``, the precision
@@ -251,7 +257,7 @@ def read_sam(path: Path) -> tuple[SamSizes, dict[str, torch.Tensor]]:
 
 
 def _contents(found: object) -> str:
-    """What a file holds instead of tensors by name, its keys above all."""
+    """Describe what a file holds instead of tensors by name, its keys above all."""
     if not isinstance(found, dict):
         return f"a {type(found).__name__}"
     told = []
@@ -266,8 +272,10 @@ def _contents(found: object) -> str:
 
 
 def _float32(part: nn.Module) -> dict[str, torch.Tensor]:
-    """A part's tensors for ``functional_call``: the package computes position codes in float32 and fails when
-    the weights there have been loaded or turned into anything else."""
+    """Return a part's tensors in float32 for ``functional_call``.
+
+    The package computes position codes in float32 and fails when the weights there have another type.
+    """
     return {name: tensor.float() for name, tensor in part.state_dict(keep_vars=True).items()}
 
 

@@ -14,9 +14,11 @@ from transformers import Sam2Config, Sam2Model
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """An encoded image: ``embedding`` ``(B, C, S/16, S/16)`` and the finer levels that the decoder also looks
-    at (SAM 2: ``(B, C/8, S/4, S/4)`` and ``(B, C/4, S/8, S/8)``; SAM: none), S the side of the segmenter's
-    picture."""
+    """An encoded image, S being the side of the segmenter's picture.
+
+    ``embedding`` is ``(B, C, S/16, S/16)``; ``high_resolution`` holds the finer levels that the decoder also
+    uses (SAM 2: ``(B, C/8, S/4, S/4)`` and ``(B, C/4, S/8, S/8)``; SAM: none).
+    """
 
     embedding: torch.Tensor
     high_resolution: tuple[torch.Tensor, ...]
@@ -44,9 +46,9 @@ class Sam2Segmenter(nn.Module):
         return self.sam.hidden_dim
 
     def initialize_from_scratch(self) -> None:
-        """Makes a randomly built decoder trainable.
+        """Make a randomly built decoder trainable.
 
-        transformers' initialisation (std 0.02) makes hypernetwork times upscaled features vanish at small
+        transformers' initialization (std 0.02) makes hypernetwork times upscaled features vanish at small
         widths, and gives the image and the prompts two different random position codes.
         """
         for module in self.sam.mask_decoder.modules():
@@ -66,15 +68,17 @@ class Sam2Segmenter(nn.Module):
         prompts.shared_embedding.positional_embedding.data.copy_(code.data)
 
     def encode(self, pixels: torch.Tensor) -> ImageFeatures:
-        """Encodes normalised pictures ``(B, 3, S, S)`` float32 (gradients flow, unlike transformers' own)."""
+        """Encode normalized pictures ``(B, 3, S, S)`` float32; gradients flow, unlike transformers' own."""
         fine, middle, coarse = self.sam.vision_encoder(pixels).fpn_hidden_states
         coarse = coarse + self.sam.no_memory_embedding.view(1, -1, 1, 1)
         decoder = self.sam.mask_decoder
         return ImageFeatures(coarse, (decoder.conv_s0(fine), decoder.conv_s1(middle)))
 
     def box_prompts(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Boxes ``(B, N, 4)`` float32, ``x1, y1, x2, y2`` in pixels of the segmenter's picture, to sparse
-        prompts ``(B, N, 3, C)``."""
+        """Encode boxes ``(B, N, 4)`` float32 as sparse prompts ``(B, N, 3, C)``.
+
+        Boxes are ``x1, y1, x2, y2`` in pixels of the segmenter's picture.
+        """
         return self.sam.prompt_encoder(
             input_points=None, input_labels=None, input_boxes=boxes, input_masks=None
         )[0]
@@ -127,8 +131,10 @@ class Sam2Segmenter(nn.Module):
 
 @dataclass(frozen=True)
 class PyramidOutput:
-    """Levels from fine (stride 4) to coarse (stride 16), each ``(B, C, S/stride, S/stride)``; the attribute's
-    name is the one that transformers' SAM 2 encoder uses."""
+    """Levels from fine (stride 4) to coarse (stride 16), each ``(B, C, S/stride, S/stride)``.
+
+    The attribute's name is the one that transformers' SAM 2 encoder uses.
+    """
 
     fpn_hidden_states: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -11,11 +11,11 @@ _EDGE = 1e-3  # shares are kept this far from 0 and 1, where their logit is infi
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure the reasoner was of what it wrote, thinking included: the natural logarithms of the
-    probability of its least probable word and number, 0 where it wrote none.
+    """How sure the reasoner was of what it wrote, thinking included.
 
-    Apart, because they tell different things: a doubtful word is a doubt about which object it is, a doubtful
-    number mostly one about a few pixels.
+    These are the natural logarithms of the probability of its least probable word and number, 0 where it
+    wrote none. They are separate because they mean different things: a doubtful word is a doubt about which
+    object it is, a doubtful number mostly one about a few pixels.
     """
 
     least_word: float
@@ -24,8 +24,10 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A logistic regression, fitted by ``python -m training.tools.calibrate``: the probability that an
-    instance is an object that was asked for, with a mask IoU of at least 0.5.
+    """A logistic regression of the probability that an instance is right.
+
+    Right means: an object that was asked for, with a mask IoU of at least 0.5. It is fitted by
+    ``python -m training.tools.calibrate``.
 
     Attributes:
         bias: of the logit.
@@ -70,6 +72,6 @@ def certainty_of(tokens: Sequence[str], log_probs: Sequence[float]) -> Certainty
 
 
 def evidence_of(consistency: float, certainty: Certainty) -> tuple[float, float, float]:
-    """What the regression weighs: the logit of the consistency, and the two log-probabilities."""
+    """Return the inputs of the regression: the logit of the consistency, and the two log-probabilities."""
     inside = min(max(consistency, _EDGE), 1 - _EDGE)
     return math.log(inside / (1 - inside)), certainty.least_word, certainty.least_number

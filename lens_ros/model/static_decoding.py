@@ -24,13 +24,13 @@ _WARM_UPS = 3  # before a CUDA graph is recorded
 
 
 class StaticDecoder:
-    """Writes on from a :class:`~lens_ros.model.kv_cache.Reading` of ``rows`` sequences, ``capacity`` columns
-    at most.
+    """Generate tokens with a cache of fixed size.
 
-    :meth:`begin` takes over what was read, :meth:`advance` reads one token of each row, :meth:`end` gives it
-    all back. **On a GPU it has not been run**: there was none. What could be checked without one is that the
-    step is free of host synchronisation by construction (no ``.item()``, no boolean indexing, no shapes that
-    depend on values) and gives the tokens of the growing cache.
+    It continues a :class:`~lens_ros.model.kv_cache.Reading` of ``rows`` sequences, with ``capacity`` columns
+    at most. :meth:`begin` takes over what was read, :meth:`advance` reads one token of each row, :meth:`end`
+    hands it all back. **On a GPU it has not been run**: there was none. What could be checked without one is
+    that the step is free of host synchronization by construction (no ``.item()``, no boolean indexing, no
+    shapes that depend on values) and yields the tokens of the growing cache.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StaticDecoder:
         self._logits: torch.Tensor | None = None
 
     def begin(self, reading: Reading) -> None:
-        """Takes over what was read, room for the rest included.
+        """Take over what was read, with room for the rest.
 
         Raises:
             ValueError: there are other rows, or more columns, than the buffers were made for.
@@ -82,7 +82,7 @@ class StaticDecoder:
         self._mask[:, 0, 0, : self._length].masked_fill_(reading.mask.bool(), 0.0)
 
     def advance(self, token: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-        """Reads on.
+        """Read one token of each row.
 
         Args:
             token: ``(B,)`` int64.
@@ -107,7 +107,7 @@ class StaticDecoder:
         return self._logits
 
     def end(self, reading: Reading) -> None:
-        """Puts into ``reading``, as :meth:`begin` got it, what was read since."""
+        """Put what was read since :meth:`begin` into ``reading``, as that got it."""
         layers = [
             (layer.keys[:, :, : self._length], layer.values[:, :, : self._length])
             for layer in self._cache.layers
@@ -132,7 +132,7 @@ class StaticDecoder:
         return self._head(hidden[:, -1])
 
     def _record(self) -> None:
-        """Records the step as a CUDA graph. Not run, see the class."""
+        """Record the step as a CUDA graph. Not run, see the class."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels and memory are chosen, and compiled, outside of the graph

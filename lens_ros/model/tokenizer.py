@@ -25,7 +25,7 @@ _WORDS = ("user", "assistant", "(", ")", ".", ",", ";", "?", "'")
 
 
 def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over ``words``, the integers 0..255 and the answer's punctuation.
+    """Build a word-level tokenizer over ``words``, the integers 0..255 and the answer's punctuation.
 
     Anything else becomes ``<unk>``. Ids: specials first, numbers last (consecutive, in order).
     """
@@ -48,7 +48,7 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Loads ``folder/tokenizer.json`` (and its configuration)."""
+    """Load ``folder/tokenizer.json`` and its configuration."""
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
