@@ -80,7 +80,7 @@ def _compare(folder: Path, cache: EngineCache, backends: Sequence[Backend], repo
             segmenter = compiled(load_segmenter(folder)[1], opened).to(device)
             engine = Stage(segmenter, truth, config.image, device)
             found = engine.decode(_OBJECTS) > 0
-        except Exception as error:  # of the libraries and of CUDA; the other backends may still work
+        except Exception as error:  # libraries and CUDA raise all kinds; the other backends may work
             report.failure(f"{backend}: {type(error).__name__}: {error}")
             continue
         name = opened.labels

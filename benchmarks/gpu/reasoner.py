@@ -60,7 +60,7 @@ def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
         try:
             ids = prompt.write(way, tokens)[0]
             spent = statistics.median(prompt.write(way, tokens)[1] for _ in range(3))
-        except Exception as error:  # of CUDA, the compiler, memory; the other methods may still work
+        except Exception as error:  # CUDA, compiler or memory; the other methods may work
             report.failure(f"{numbers} {way}: {type(error).__name__}: {str(error)[:300]}")
             continue
         graphed = device == "cuda" and way in ("static", "compiled")
