@@ -1,1 +1,1 @@
-"""Ratios of times and of memory, each within one run."""
+"""Benchmarks that compare times and memory within one run, as ratios."""

@@ -1,13 +1,13 @@
-"""What runs the segmenter how fast: torch against ONNX Runtime and TensorRT, the same weights, taking turns.
+"""Compare the speed of segmenter backends: torch, ONNX Runtime and TensorRT, with the same weights.
 
     python -m benchmarks.backends                                      # lens-nano on the CPU
     python -m benchmarks.backends --device cuda --models sam2-large    # with a GPU: SAM 2-L, random weights
 
-Columns, milliseconds, medians: the image encoder; the decoder for one and for eight objects; a frame's
-update with a cached prompt, from a 640x480 picture to its mask, everything included; and how often a second
-that can be done. The ratio is that of the frame's update to torch's. Engines are built first, where they are
-not in the folder given; a backend that cannot serve here is named with its reason. Exit status 1 if a
-backend's masks differ from torch's.
+The backends take turns. The columns are medians in milliseconds: the image encoder; the decoder for one and
+for eight objects; a frame's update with a cached prompt, from a 640x480 picture to its mask, everything
+included; and how often per second that can be done. The ratio compares the frame's update with torch's.
+Engines that are missing in the given folder are built first. A backend that cannot run here is listed with
+the reason. Exit status 1 if a backend's masks differ from torch's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BACKENDS: tuple[BackendChoice, ...] = ("torch", "onnxruntime", "tensorrt_rtx", "
 
 
 class Said:
-    """A build's progress on standard error."""
+    """Print the progress of a build on standard error."""
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr)
@@ -56,7 +56,7 @@ class Said:
 
 
 def random_folder(parent: Path, config: LensConfig) -> Path:
-    """Write a SAM 2 with random weights as a model's folder: what a segmenter needs of one."""
+    """Write a SAM 2 with random weights as a model folder, with only what a segmenter needs."""
     torch.manual_seed(0)
     segmenter = build_segmenter(config)
     assert isinstance(segmenter, Sam2Segmenter)
@@ -69,7 +69,7 @@ def random_folder(parent: Path, config: LensConfig) -> Path:
 
 
 class Stage:
-    """A segmenter, a picture, and what is timed on them."""
+    """A segmenter, a picture, and the calls that are timed on them."""
 
     def __init__(self, segmenter: Any, truth: Any, image: ImageConfig, device: str) -> None:
         self.segmenter, self.image, self.device = segmenter, image, device
@@ -127,7 +127,7 @@ def measure(folder: Path, device: str, cache: EngineCache, repeats: int) -> list
         for owner, what in runs.items():
             for name, run in what.items():
                 elapsed = 1e3 * seconds(run, device)
-                if turn >= 3:  # the first turns warm up
+                if turn >= 3:  # the first turns are warm-up
                     times[owner, name].append(elapsed)
     expected = stages["torch"].decode(8) > 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""What happens to a node in a robot's day: clients that ask, cancel, come, go and are killed."""
+"""Simulate a robot's day for a node: clients that ask, cancel, come, go and are killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lens_ros.ros.workarounds.goal_client import GoalClient
 from lens_ros.srv import Segment, SetInstruction
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 180.0  # of anything, on a machine that others use too
+TIMEOUT = 180.0  # timeout of every call, for a machine that other programs use too
 INSTRUCTIONS = (
     "the leftmost mug", "the red bottle", "all the mugs", "the laptop", "something to clean the table with",
     "the can to the right of the white mug", "the mug that is not blue",
@@ -43,7 +43,7 @@ Operation = SetInstruction.Request
 
 
 class Observer:
-    """Listens to the answers in a thread of its own, and takes the time from an image's stamp to them."""
+    """Listen to the answers in a separate thread and measure their delay from the image's stamp."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,20 +52,20 @@ class Observer:
         self._node.create_subscription(Segmentation, "segmentation", self._on_answer, 20)
         self._node.create_subscription(Reasoning, "reasoning", lambda message: None, 50)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self.told: dict[str, str] = {}  # by the latest report
-        self.reports = 0  # how many came
+        self.told: dict[str, str] = {}  # values of the latest report
+        self.reports = 0  # number of reports received
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def add(self, what: str, seconds: float) -> None:
-        """Notes how long something took."""
+        """Record how long something took."""
         with self._lock:
             self._times.setdefault(what, []).append(1e3 * seconds)
 
     def take(self) -> dict[str, list[float]]:
-        """What was noted since the last time."""
+        """Return the times recorded since the last call."""
         with self._lock:
             times, self._times = self._times, {}
         return times
@@ -94,7 +94,7 @@ class Observer:
 
 
 class Day:
-    """What happens to the node, an event for each method. Between rounds everything is as `begin` left it."""
+    """Events of a robot's day, one method for each. `begin` defines the state between rounds."""
 
     def __init__(self, driver: Driver, observer: Observer, seed: int) -> None:
         self._driver = driver
@@ -120,7 +120,7 @@ class Day:
 
     @property
     def events(self) -> dict[str, tuple[Callable[[], None], float]]:
-        """What may happen, and how often."""
+        """Events by name, each with its relative frequency."""
         return {
             "add": (self._add, 4),
             "remove": (self._remove, 4),
@@ -139,13 +139,13 @@ class Day:
         }
 
     def begin(self) -> None:
-        """As it is between rounds."""
+        """Set the state between rounds: the instructions of `BASE` and no others."""
         self._call_set(Operation.CLEAR)
         for text in BASE:
             self._call_set(Operation.ADD, text)
 
     def round(self, seconds: float) -> None:
-        """Events in random order; then as before."""
+        """Run events in random order; then restore the state between rounds."""
         events = self.events
         names = list(events)
         weights = [weight for _, weight in events.values()]
@@ -160,10 +160,10 @@ class Day:
 
     @contextmanager
     def rest(self, seconds: float) -> Iterator[None]:
-        """The node active, its instructions there, and nothing at work: no camera images for a while.
+        """Keep the node active with its instructions but idle, without camera images, for a while.
 
-        The camera pauses. A node that is disabled still takes every image, and what it keeps of a dozen freed
-        ones until its heaps are trimmed is up to 25 MB, by chance.
+        The camera pauses. A disabled node still receives every image. The memory that it keeps of a dozen
+        freed images, until its heaps are trimmed, varies randomly by up to 25 MB.
         """
         self._call(self._enable, SetBool.Request(data=False), None)
         self._pause(True)
@@ -177,7 +177,7 @@ class Day:
     # Events -------------------------------------------------------------------------------------------------
 
     def _add(self) -> None:
-        self._call_set(Operation.ADD, self._text())  # refused where eight are active
+        self._call_set(Operation.ADD, self._text())  # refused if eight are active
 
     def _remove(self) -> None:
         ids = self._call_set(Operation.LIST).target_ids
@@ -236,7 +236,7 @@ class Day:
                 raise AssertionError(f"a guest was not answered: {error}") from error
 
     def _kill(self) -> None:
-        """Kills the client of the last time, and sends a new one."""
+        """Kill the client started last time, and start a new one."""
         self.end_visit()
         self._visitor = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.processes.visitor"],
@@ -246,7 +246,7 @@ class Day:
         )
 
     def end_visit(self) -> None:
-        """Kills the client that is there, if one is."""
+        """Kill the client, if there is one."""
         if self._visitor is not None:
             self._visitor.send_signal(signal.SIGKILL)
             self._visitor.wait()

@@ -1,15 +1,15 @@
-"""Tokens per second of the language model, by number format and way of decoding.
+"""Measure tokens per second of the language model, by number format and decoding method.
 
     python -m benchmarks.decode                               # on the CPU: a mid-size model and lens-nano
     python -m benchmarks.decode --device cuda --models 3b     # with a GPU: the 3B's size, random weights
 
-One greedy answer to one instruction, the prompt already read, is written in turn by every combination (of a
-fixed number of tokens by random weights; by lens-nano, its answer to a question about the demo's table).
-What counts is the time per token against fp32 with the growing cache in the same run; compiling comes before.
-int8 and int4 compute in fp32 on a CPU, in bf16 on a GPU. "same" is the share of tokens equal to the growing
-cache's; those of bf16 may differ where two tokens are nearly equal. "passes" is of the language model for
-each token: less where prompt lookup guessed right; random weights repeat themselves, which makes that easy.
-Prints a table; exit status 1 if the tokens of fp32 differ.
+All combinations take turns to write one greedy answer to one instruction; the prompt has been read before.
+With random weights the answer has a fixed number of tokens; lens-nano answers a question about the demo's
+table. The result is the time per token relative to fp32 with the growing cache in the same run. Compilation
+is not included. int8 and int4 compute in fp32 on a CPU, in bf16 on a GPU. "same" is the share of tokens equal
+to those of the growing cache; bf16 tokens may differ where two are nearly equal. "passes" counts passes of
+the language model per token: fewer where prompt lookup guessed right. Random weights repeat themselves, which
+makes that easy. Prints a table; exit status 1 if the tokens of fp32 differ.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NUMBERS = ("fp32", "bf16", *SCHEMES)
 
 
 class Prompt:
-    """A read prompt, from which an answer is written as often as asked."""
+    """A prompt that has been read, from which answers can be written any number of times."""
 
     def __init__(self, model: LensModel, device: str) -> None:
         if model.config.name == "lens-nano":
@@ -66,13 +66,13 @@ class Prompt:
             scene = Scene(model, 1, device)
             self.view = model.look(scene.reasoner_rgb, scene.segmenter_rgb, scene.prefix)
             self.question = scene.questions[0]
-            self.end_token = -1  # never said
+            self.end_token = -1  # never generated
         self.decoders = StaticDecoders(model.language_model, model.reasoner.lm_head)
         self.table, self.head = model.language_model.embed_tokens, model.reasoner.lm_head
 
     @torch.inference_mode()
     def write(self, decoding: Decoding, tokens: int) -> tuple[list[int], float, float]:
-        """Ids, seconds per token, passes per token."""
+        """Write an answer; return its token ids, seconds per token and passes per token."""
         reading = self.view.reading("mrope").fork(1)
         logits = self.head(reading.read(self.table(self.question[None]))[:, -1])
         decoder = None
@@ -111,9 +111,9 @@ def _wait(tensor: torch.Tensor) -> None:
 def model_of(
     config: LensConfig, stored: dict[str, torch.Tensor], numbers: str, device: str
 ) -> tuple[LensModel, float]:
-    """The model with its language model in ``numbers``, and the MB of that one's Linear layers."""
+    """Return the model with its language model in ``numbers``, and the size of its Linear layers in MB."""
     dtype = torch.bfloat16 if numbers == "bf16" or (numbers != "fp32" and device == "cuda") else torch.float32
-    with no_init_weights():  # all of them are replaced
+    with no_init_weights():  # all weights are replaced
         model = LensModel(config)
     names = linear_weights(model)
     if numbers in SCHEMES:
@@ -133,7 +133,7 @@ def _megabytes(tensors: dict[str, torch.Tensor]) -> float:
 
 
 def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of a model; the repetitions take turns, so that a busy moment strikes all alike."""
+    """Return the rows of a model. The repetitions take turns, so that a busy moment affects all alike."""
     config, stored = weights_of(name, options.device)
     rows, prompts = [], {}
     for numbers in options.numbers:
@@ -194,7 +194,8 @@ def main() -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    exact = [row for row in rows if row["numbers"] == "fp32"]  # elsewhere the numbers are for reading
+    # For the other formats the share is informative only.
+    exact = [row for row in rows if row["numbers"] == "fp32"]
     return 0 if all(row["same"] == 1 for row in exact) else 1
 
 

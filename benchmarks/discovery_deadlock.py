@@ -1,12 +1,14 @@
-"""Brings about the deadlock of Fast DDS' discovery (docs/results.md): does the node end by itself?
+"""Provoke the deadlock of Fast DDS' discovery (docs/results.md): does the node end by itself?
 
     python -m benchmarks.discovery_deadlock [--seconds 600] [--age-ms 72]
 
-Three real processes over DDS. Participants with a lease of 150 ms have the node's thread of timers look at
-them all the time; this program makes clients of one of its services and destroys them when they are as old as
-Fast DDS' first acknowledgement to them (70 ms after they were found). It takes from seconds to many minutes,
-and may not come at all; a machine that is busy with something else as well helps. Exit status: 0 the node was
-deaf and has ended with status 1 and the place where it hung, 1 it was deaf and has not, 2 it was not deaf.
+Three real processes over DDS. Participants with a lease of 150 ms keep the node's timer thread busy checking
+them. This program creates clients of one of the node's services. It destroys them when they are as old as
+Fast DDS' first acknowledgement to them (70 ms after they were found). The deadlock takes from seconds to many
+minutes, and may not occur at all. It is more likely on a machine that is busy with something else as well.
+
+Exit status: 0 if the node became deaf and ended with status 1 and the place where it hung, 1 if it became
+deaf and did not end so, 2 if it did not become deaf.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from lens_ros.ros.middleware import PROFILE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG_TIMEOUT_S = 5.0
-ANSWER_S = 15.0  # without an answer for so long, the node is deaf
-CLIENTS = 20  # that exist at a time
+ANSWER_S = 15.0  # the node is deaf if it does not answer for so long
+CLIENTS = 20  # number that exist at a time
 NEIGHBOURS = 15
 SERVICE = "perception/get_state"
 PROFILE = """<?xml version="1.0" encoding="UTF-8" ?>
@@ -49,7 +51,7 @@ PROFILE = """<?xml version="1.0" encoding="UTF-8" ?>
 
 
 def churn(driver: Driver, age_s: float) -> None:
-    """Clients that are destroyed at a certain age."""
+    """Create clients and destroy each at a certain age."""
     clients: list[tuple[float, Any]] = []
     for _ in range(CLIENTS):
         clients.append((time.monotonic(), driver.node.create_client(GetState, SERVICE)))
@@ -60,7 +62,7 @@ def churn(driver: Driver, age_s: float) -> None:
 
 
 def until_deaf(driver: Driver, seconds: float, age_s: float) -> bool:
-    """Whether the node became deaf in this time."""
+    """Return whether the node became deaf in this time."""
     asking: Any = driver.node.create_client(GetState, SERVICE)
     driver.wait_until(asking.service_is_ready, 60.0, SERVICE)
     began, shown = time.monotonic(), 0

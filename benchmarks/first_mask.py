@@ -1,13 +1,13 @@
-"""Time from an image and its instructions to their masks: ours against the reference's flow, same weights.
+"""Measure the time from an image and its instructions to their masks: ours against the reference's flow.
 
     python -m benchmarks.first_mask                  # on the CPU: a mid-size model and lens-nano
     python -m benchmarks.first_mask --device cuda    # with a GPU: also the 3B's size, random bf16 weights
 
-The reference (the paper's code) generates the answers, every instruction with its own copy of the image, and
-then reads everything again from the pixels on: vision tower, language model with all hidden states and the
-language head at every position, SAM's encoder per instruction. It is re-enacted here with the very modules
-that our model is made of, in the same process, both flows taking turns; each must give the same masks.
-Both write the same number of tokens. Prints a table; exit status 1 if the masks differ.
+The reference (the paper's code) generates the answers, with a separate copy of the image for every
+instruction. Then it reads everything again from the pixels: vision tower, language model with all hidden
+states and the language head at every position, SAM's encoder per instruction. Here its flow is reproduced
+with the same modules and weights as our model, in the same process. The two flows take turns and must give
+the same masks. Both write the same number of tokens. Prints a table; exit status 1 if the masks differ.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from lens_ros.model.images import reasoner_inputs, segmenter_inputs, visual_grid
 from lens_ros.model.network import LensModel, View
 from lens_ros.model.positions import counted_positions, padded_mrope_positions
 
-PROMPT_TOKENS = 60  # around the image: the paper's system turn, question and markers
+PROMPT_TOKENS = 60  # tokens around the image: the paper's system turn, question and markers
 IMAGE_SIZE = (728, 1288)  # height, width of the reasoner's picture: 1196 visual tokens, a 16:9 camera
 INSTRUCTIONS = (1, 3, 8)
 IMAGE_TOKEN = 1  # id of the placeholder in the random models
 
 
 def scaled(divisor: int, name: str) -> LensConfig:
-    """The released 3B's shape with its widths and depths divided, so that the parts keep their proportions
-    (the vocabulary by the square, as the head's cost must shrink like a layer's times their number)."""
+    """Return the released 3B's configuration with its widths and depths divided.
+
+    So the parts keep their proportions. The vocabulary is divided by the square, because the head's cost must
+    shrink like a layer's cost times the number of layers.
+    """
     text = {
         "vocab_size": 151936 // divisor**2,
         "hidden_size": 2048 // divisor,
@@ -95,7 +98,7 @@ def scaled(divisor: int, name: str) -> LensConfig:
 
 
 def random_model(config: LensConfig, device: str, dtype: torch.dtype) -> LensModel:
-    """Random weights at a scale that keeps activations finite; deterministic."""
+    """Return a model with random weights at a scale that keeps activations finite; deterministic."""
     with no_init_weights(), torch.device(device):
         model = LensModel(config)
     generator = torch.Generator(device).manual_seed(0)
@@ -113,7 +116,7 @@ def random_model(config: LensConfig, device: str, dtype: torch.dtype) -> LensMod
 
 
 class Scene:
-    """An image and instructions of random tokens, as both flows take them."""
+    """An image and instructions of random tokens, as input for both flows."""
 
     def __init__(self, model: LensModel, instructions: int, device: str) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -136,7 +139,7 @@ class Scene:
 
 @torch.inference_mode()
 def ours(model: LensModel, scene: Scene, tokens: int) -> torch.Tensor:
-    """``(B, s, s)`` mask logits."""
+    """Return mask logits ``(B, s, s)`` by our flow."""
     view: View = model.look(scene.reasoner_rgb, scene.segmenter_rgb, scene.prefix)
     thoughts = model.reason(view, scene.questions, end_token=-1, pad_token=-1, max_new_tokens=tokens)
     prompts = torch.stack([thought.prompt for thought in thoughts if thought.prompt is not None], dim=1)
@@ -145,7 +148,7 @@ def ours(model: LensModel, scene: Scene, tokens: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def reference(model: LensModel, scene: Scene, tokens: int) -> torch.Tensor:
-    """The same by the reference's flow."""
+    """Return mask logits ``(B, s, s)`` by the reference's flow."""
     batch = len(scene.questions)
     pixels, grid = reasoner_inputs(scene.reasoner_rgb, model.config.image)
     pixels, grids = pixels.to(model.dtype).repeat(batch, 1), grid.repeat(batch, 1)
@@ -178,7 +181,7 @@ def reference(model: LensModel, scene: Scene, tokens: int) -> torch.Tensor:
         position_ids=positions,
         output_hidden_states=True,
     )
-    model.reasoner.lm_head(read.last_hidden_state)  # computed, never used
+    model.reasoner.lm_head(read.last_hidden_state)  # computed by the reference, never used
     prompts = context(read.last_hidden_state[:, -asked.shape[1] :])
     pictures = segmenter_inputs(scene.segmenter_rgb, model.config.image).repeat(batch, 1, 1, 1)
     features = model.segmenter.encode(pictures.to(model.dtype))
@@ -193,13 +196,13 @@ def reference(model: LensModel, scene: Scene, tokens: int) -> torch.Tensor:
 
 
 def compare(model: LensModel, instructions: int, tokens: int, repeats: int, device: str) -> dict:
-    """One row of the table."""
+    """Return one row of the table."""
     scene = Scene(model, instructions, device)
     flows = {"reference": reference, "ours": ours}
     row: dict[str, Any] = {"model": model.config.name, "device": device}
     row |= {"instructions": instructions, "tokens": tokens}
     masks = {}
-    for name, flow in flows.items():  # the first time warms up, and counts the work
+    for name, flow in flows.items():  # the first run is warm-up and counts the operations
         with FlopCounterMode(display=False) as counter:
             masks[name] = flow(model, scene, tokens).float()
         row[f"{name}_tflop"] = counter.get_total_flops() / 1e12
@@ -242,7 +245,7 @@ def main() -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    # bf16 rounds differently in differently shaped batches; there the numbers are for reading.
+    # bf16 rounds differently in differently shaped batches, so its differences are informative only.
     exact = [row for row in rows if row["model"] != "3B"]
     return 0 if all(row["relative_difference"] < 1e-3 for row in exact) else 1
 

@@ -1,22 +1,22 @@
-"""Run on a GPU, in ten minutes, what was only built or derived so far, each number beside its forecast.
+"""Run on a GPU in ten minutes what was only built or derived so far, and compare it with forecasts.
 
     python benchmarks/gpu_check.py --out out/gpu_check                 # a data-centre GPU, 16 cores, 128 GiB
     python benchmarks/gpu_check.py --parts decode-bf16 decode-int8     # some parts
     python benchmarks/gpu_check.py --device cpu --tiny                 # the same code, small, without a GPU
 
 Needs what requirements/ lists with a CUDA build of torch (``LENS_TORCH=cuda make setup``), no ROS and no
-network. ``tensorrt`` is optional (``pip install tensorrt``), as are torchao and tensorrt_rtx: what is missing
-is named and left out.
+network. ``tensorrt`` is optional (``pip install tensorrt``), as are torchao and tensorrt_rtx. What is
+missing is reported and skipped.
 
 Parts: the machine; the segmenter's engines (lens-nano, and SAM 2-L with random weights) against torch;
 decoding at the 3B's size in bf16 and int8; the first mask against the reference's flow; steps of each
 training stage, of lens-nano by the real programs and at the 3B's size; lens-nano's training throughput on the
-GPU and on one CPU thread. Each part has a process and a time limit of its own (:mod:`benchmarks.gpu.runner`);
-the limits add up to less than ten minutes. After every part ``gpu_check.json`` and ``gpu_check.txt`` are
-rewritten; ``gpu_check.log`` holds what the parts printed. Forecasts: :mod:`benchmarks.gpu.forecast`.
+GPU and on one CPU thread. Each part has a separate process and time limit (:mod:`benchmarks.gpu.runner`); the
+limits add up to less than ten minutes. After every part ``gpu_check.json`` and ``gpu_check.txt`` are
+rewritten. ``gpu_check.log`` holds the output of the parts. Forecasts: :mod:`benchmarks.gpu.forecast`.
 
-Exporting SAM 2-L may take longer than its part has. With ``--engines FOLDER`` what was exported and built is
-kept, and ``--parts engines-sam2-large`` goes on from there.
+Exporting SAM 2-L may take longer than the time limit of its part. With ``--engines FOLDER`` exported models
+and engines are kept, and ``--parts engines-sam2-large`` continues from there.
 
 Exit status: 0 if every part reported, even if only that something is not possible here; 1 if one failed, was
 killed or ran out of time; 2 if there is no GPU to run on.
@@ -40,10 +40,10 @@ _PRELOAD = tuple(f"benchmarks.gpu.{name}" for name in ("engines", "machine", "re
 
 
 def parts_of(device: str, tiny: bool, folder: Path | None) -> list[Part]:
-    """Return all parts; ``folder`` keeps engines.
+    """Return all parts; engines are kept in ``folder``.
 
-    The limits of the real sizes add up to less than ten minutes. Tiny parts get four times as long: they may
-    run on a busy machine.
+    The limits of the real sizes add up to less than ten minutes. Tiny parts get four times as long, because
+    they may run on a busy machine.
     """
     if tiny:
         sizes: dict[str, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def parts_of(device: str, tiny: bool, folder: Path | None) -> list[Part]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; return its exit status."""
+    """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def no_gpu() -> str:
-    """Return why torch cannot use a GPU here and what to do, or ""."""
+    """Return why torch cannot use a GPU here and what to do, or "" if it can."""
     import torch
 
     if torch.cuda.is_available():

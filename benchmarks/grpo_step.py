@@ -1,17 +1,19 @@
-"""Time and memory of one GRPO step: ours against the reference's flow, same weights, same numbers.
+"""Measure time and memory of one GRPO step: ours against the reference's flow, with the same weights.
 
     python -m benchmarks.grpo_step                  # on the CPU: a mid-size model and lens-nano
     python -m benchmarks.grpo_step --device cuda    # the same with a GPU
 
-A step is the reference policy's log-probabilities, the policy's forward (log-probabilities and masks of G
-completions of one prompt) and its backward pass; drawing the completions and the optimiser, which both flows
-have in common, are left out. The reference (the paper's code) gives every completion its own copy of the
-image and of the prompt, in the policy and in the reference policy, the language head sees all positions,
-hidden states of all layers are kept, and SAM's encoder runs per copy; ours is :mod:`training.policy`. As in
-the paper everything is trained but SAM's image encoder. The reference's flow is re-enacted with the very
-modules that our model is made of, in the same process, both flows taking turns; each must give the same loss
-and the same gradients. Peak memory is that of a step beyond the loaded models: on the CPU it is measured in
-processes of their own, one per flow (Linux). Prints a table; exit status 1 if loss or gradients differ.
+A step consists of the reference policy's log-probabilities, the policy's forward pass (log-probabilities and
+masks of G completions of one prompt) and its backward pass. Sampling the completions and the optimiser are
+common to both flows and are left out. The reference (the paper's code) gives every completion a separate copy
+of the image and of the prompt, in the policy and in the reference policy. Its language head is computed at
+all positions, hidden states of all layers are kept, and SAM's encoder runs per copy. Our flow is
+:mod:`training.policy`. As in the paper everything is trained but SAM's image encoder.
+
+The reference's flow is reproduced with the same modules and weights as our model, in the same process. The
+two flows take turns and must give the same loss and the same gradients. Peak memory is that of a step beyond
+the loaded models. On the CPU it is measured in separate processes, one per flow (Linux). Prints a table; exit
+status 1 if loss or gradients differ.
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ from training.policy import Completions, Policy
 
 CAMERA = (476, 644)  # height, width of the reasoner's picture of a 640x480 camera: 391 visual tokens
 MODELS = ["mid-size", "lens-nano"]
-BETA = 0.04  # of the KL term
-TOLERANCE = 1e-4  # of loss and gradients, relative to the loss and to the largest gradient
+BETA = 0.04  # weight of the KL term
+TOLERANCE = 1e-4  # for loss and gradients, relative to the loss and to the largest gradient
 
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt's completions, what they earned, and the mask that they should have drawn."""
+    """Completions of one prompt, their advantages, and the target mask."""
 
     completions: Completions
     advantages: torch.Tensor  # (G,)
@@ -60,7 +62,7 @@ class Task:
 
 
 def trained_model(name: str, device: str) -> LensModel:
-    """The model of a row, in training mode, SAM's image encoder frozen."""
+    """Return the model of a row, in training mode, with SAM's image encoder frozen."""
     if name == "lens-nano":
         model = load_model(find_model(name))[0].float().to(device)
     else:
@@ -71,7 +73,7 @@ def trained_model(name: str, device: str) -> LensModel:
 
 
 def started_from(model: LensModel) -> LensModel:
-    """The reference policy: the model a little beside itself, so that there is a KL to pay; frozen."""
+    """Return a frozen reference policy: a slightly perturbed copy of the model, so that the KL is not 0."""
     other = copy.deepcopy(model).requires_grad_(False)
     generator = torch.Generator(model.device).manual_seed(2)
     with torch.no_grad():
@@ -82,7 +84,7 @@ def started_from(model: LensModel) -> LensModel:
 
 
 def task_for(model: LensModel, group: int, tokens: int, device: str) -> Task:
-    """Noise to look at, random words to read and to say; completions end at different places."""
+    """Return a task with a noise image, random prompts and completions of different lengths."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(low: int, high: int, *shape: int) -> torch.Tensor:
@@ -115,9 +117,15 @@ def task_for(model: LensModel, group: int, tokens: int, device: str) -> Task:
 def objective(
     task: Task, log_probs: torch.Tensor, reference: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
-    """GRPO with k3 KL, mean over the tokens of each completion and over completions, plus BCE of the masks.
+    """Return GRPO loss with k3 KL plus BCE of the masks.
 
-    ``log_probs``, ``reference``: ``(G, T)``, 0 at padding; ``masks`` ``(G, s/4, s/4)`` logits.
+    The GRPO loss is the mean over the tokens of each completion and over completions.
+
+    Args:
+        task: The task.
+        log_probs: ``(G, T)``, 0 at padding.
+        reference: Log-probabilities of the reference policy, ``(G, T)``, 0 at padding.
+        masks: Logits, ``(G, s/4, s/4)``.
     """
     ratio = (log_probs - log_probs.detach()).exp()
     apart = reference - log_probs
@@ -128,7 +136,7 @@ def objective(
 
 
 def ours(model: LensModel, other: LensModel, task: Task) -> torch.Tensor:
-    """A step by :class:`~training.policy.Policy`: the loss; gradients are left in the model."""
+    """Take a step with :class:`~training.policy.Policy`; return the loss, leave gradients in the model."""
     with torch.no_grad():
         reference = Policy(other)(task.completions, with_masks=False).log_probs[0]
     judged = Policy(model)(task.completions)
@@ -139,7 +147,7 @@ def ours(model: LensModel, other: LensModel, task: Task) -> torch.Tensor:
 
 
 def theirs(model: LensModel, other: LensModel, task: Task) -> torch.Tensor:
-    """The same by the reference's flow."""
+    """Take the same step by the reference's flow."""
     with torch.no_grad():
         reference, _ = _copies_read(other, task.completions, with_queries=False)
     log_probs, queries = _copies_read(model, task.completions, with_queries=True)
@@ -161,7 +169,11 @@ def theirs(model: LensModel, other: LensModel, task: Task) -> torch.Tensor:
 def _copies_read(
     model: LensModel, completions: Completions, *, with_queries: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities ``(G, T)`` and the queries' hidden states, every completion with a copy of all."""
+    """Read all completions, each with separate copies of image and prompt.
+
+    Returns:
+        Log-probabilities ``(G, T)`` and the queries' hidden states.
+    """
     group, prompt = completions.group, completions.prompt_ids.shape[1]
     ids = torch.cat([completions.prompt_ids.expand(group, -1), completions.completion_ids[0]], dim=1)
     mask = torch.cat([completions.prompt_mask.expand(group, -1), completions.completion_mask[0]], dim=1)
@@ -197,18 +209,21 @@ FLOWS: dict[str, Callable[[LensModel, LensModel, Task], torch.Tensor]] = {"refer
 
 
 def gradients(model: LensModel) -> dict[str, torch.Tensor]:
-    """Taken out of the model; absent ones, of what is trained, are left out."""
+    """Take the gradients out of the model. Parameters without a gradient are left out."""
     taken = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return taken
 
 
 def peak_memory(flow: str, name: str, group: int, tokens: int, device: str) -> int:
-    """Bytes that a step by ``flow`` needs beyond the models; on the CPU only right in a fresh process."""
+    """Return the bytes that a step by ``flow`` needs beyond the models.
+
+    On the CPU the result is valid only in a new process.
+    """
     model = trained_model(name, device)
     other, task = started_from(model), task_for(model, group, tokens, device)
     if device == "cuda":
-        FLOWS[flow](model, other, task)  # libraries take their workspace
+        FLOWS[flow](model, other, task)  # libraries allocate their workspace
         model.zero_grad(set_to_none=True)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -220,14 +235,16 @@ def peak_memory(flow: str, name: str, group: int, tokens: int, device: str) -> i
 
 
 def resident(field: str) -> int:
-    """Bytes of this process, now (``VmRSS``) or at most so far (``VmHWM``; unlike getrusage's, it does not
-    begin with what the parent had)."""
+    """Return this process's memory in bytes: now (``VmRSS``) or the peak so far (``VmHWM``).
+
+    Unlike the peak from getrusage, ``VmHWM`` does not include the parent's memory.
+    """
     status = Path("/proc/self/status").read_text()
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 def memory_of(flow: str, *settings: Any) -> int:
-    """:func:`peak_memory` where it is right."""
+    """Return :func:`peak_memory`, measured in a separate process on the CPU."""
     if settings[-1] == "cuda":
         return peak_memory(flow, *settings)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -235,7 +252,7 @@ def memory_of(flow: str, *settings: Any) -> int:
 
 
 def compare(name: str, group: int, tokens: int, repeats: int, device: str) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     row: dict[str, Any] = {"model": name, "device": device, "group": group, "tokens": tokens}
     for flow in FLOWS:
         row[f"{flow}_peak_bytes"] = memory_of(flow, name, group, tokens, device)
@@ -243,7 +260,7 @@ def compare(name: str, group: int, tokens: int, repeats: int, device: str) -> di
     other, task = started_from(model), task_for(model, group, tokens, device)
     row["prompt_tokens"] = task.completions.prompt_ids.shape[1]
     found = {}
-    for flow, step in FLOWS.items():  # the first time warms up, and counts the work
+    for flow, step in FLOWS.items():  # the first run is warm-up and counts the operations
         with FlopCounterMode(display=False) as counter:
             row[f"{flow}_loss"] = step(model, other, task).item()
         row[f"{flow}_tflop"] = counter.get_total_flops() / 1e12
@@ -264,7 +281,8 @@ def _differences(
     row: dict[str, Any], expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
     largest = max(gradient.abs().max().item() for gradient in expected.values())
-    # Masks that training mode drops are no part of our graph; in the reference's their gradient is zero.
+    # Masks that are dropped in training mode are not part of our graph. In the reference their gradient is
+    # zero.
     missing = [name for name, gradient in expected.items() if name not in got and bool(gradient.any())]
     apart = max((got[name] - expected[name]).abs().max().item() for name in got)
     return {
@@ -275,7 +293,7 @@ def _differences(
 
 
 def agrees(row: dict[str, Any]) -> bool:
-    """Loss and gradients of a row's flows are the same to rounding."""
+    """Return whether loss and gradients of a row's flows are equal up to rounding."""
     close = row["loss_difference"] < TOLERANCE and row["gradient_difference"] < TOLERANCE
     return close and not row["missing_gradients"]
 

@@ -1,21 +1,20 @@
-"""What the node costs beyond the transport and the model: 1080p bgr8 image in, segmentation out.
+"""Measure the node's cost beyond transport and model: 1080p bgr8 image in, segmentation out.
 
     python -m benchmarks.node_overhead [--images 200] [--json out/node_overhead.json]
 
-Real processes over DDS, taking turns within one run, each round trip from before `publish(image)` to having
-the segmentation in this process:
-- echo: a bare rclpy node that subscribes to the image and publishes a message like the node's answer. This is
-  the transport, with what rclpy itself costs.
-- instant: the node `perception`, its model replaced by one that answers at once (twenty tokens of reasoning,
-  three objects). What it takes longer than the echo is the node's own time, all of it: with what it does at
-  each token, split in what comes before the model is called, while it writes, and after it has answered.
-- lens-nano: the node with its model; of its round trip the transport is subtracted and what the message gives
-  as the model's time (preprocess_ms + reason_ms + decode_ms). The node's work between tokens is in there.
+Real processes over DDS take turns within one run. Each round trip is measured from before `publish(image)`
+until the segmentation has arrived in this process:
+- echo: a bare rclpy node that subscribes to the image and publishes a message like the node's answer. This
+  measures the transport, including rclpy's own cost.
+- instant: the node `perception` with its model replaced by one that answers at once (twenty tokens of
+  reasoning, three objects). The difference to the echo is all of the node's own time, including its work at
+  each token. It is split into the time before the model is called, while it writes, and after its answer.
+- lens-nano: the node with its model. The transport and the model's time given in the message (preprocess_ms +
+  reason_ms + decode_ms) are subtracted from its round trip. The node's work between tokens is part of it.
 
-One target, not tracked (every image is reasoned about); `segmentation` and `reasoning` have subscribers, the
-pictures have none. Below, what the parts
-cost in a process by themselves, also those of pictures. Exit status 1 if the median of the node's own time,
-instant, is above 3 ms.
+There is one target, which is not tracked (every image is reasoned about). `segmentation` and `reasoning` have
+subscribers, the picture topics have none. A second table shows the cost of single steps, alone in a process,
+including those for pictures. Exit status 1 if the median of the node's own time, instant, is above 3 ms.
 """
 
 from __future__ import annotations
@@ -60,21 +59,28 @@ from lens_ros.visualization import overlay
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MS = 3.0
-PAUSE_S = 0.02  # from one image to the next: what a process does after its answer is over by then
+PAUSE_S = 0.02  # between images; by then a process has finished what it does after its answer
 NODE = {
-    "reasoner_interval_s": 1e-3,  # every image is answered about
+    "reasoner_interval_s": 1e-3,  # every image is reasoned about
     "instruction": "the leftmost mug",
     "tracking": False,
     "build_engines": False,
 }
-NANO_EVERY = 4  # as many times fewer round trips with lens-nano, which are long
+NANO_EVERY = 4  # lens-nano gets fewer round trips by this factor, because they are long
 PARTS = ("before the model", "while it writes", "after the model")
 
 
 @dataclass
 class RoundTrip:
-    """Milliseconds from publishing an image to having its answer, to where the model was called, while it
-    worked, and from there; and what the answer gives as the model's time."""
+    """Times of one round trip, in milliseconds.
+
+    Attributes:
+        total: From publishing an image to receiving its answer.
+        there: From publishing the image to the call of the model.
+        working: While the model worked.
+        back: From the model's return to receiving the answer.
+        model: The model's time as given in the answer.
+    """
 
     total: float
     there: float
@@ -84,7 +90,7 @@ class RoundTrip:
 
 
 class Peer:
-    """One of the processes, under a namespace of its own."""
+    """Connection to one of the processes, which runs in a separate namespace."""
 
     def __init__(self, node: Node, driver: Driver, name: str) -> None:
         self._driver = driver
@@ -101,7 +107,7 @@ class Peer:
         driver.wait_until(lambda: node.count_publishers(f"{name}/segmentation"), 60, f"{name}'s publisher")
 
     def round_trip(self, image: Image) -> RoundTrip:
-        """Sends an image and waits for its answer."""
+        """Send an image and wait for its answer."""
         self._driver.spin(PAUSE_S)
         self._answers.clear()
         started = time.perf_counter()
@@ -122,7 +128,7 @@ class Peer:
 
 
 def measure(images: int) -> dict[str, list[RoundTrip]]:
-    """Round trips with every peer, taking turns."""
+    """Measure round trips with every peer, taking turns."""
     isolate(own_domain())
     rclpy.init(args=[])
     node = rclpy.create_node("node_overhead")
@@ -157,7 +163,7 @@ def measure(images: int) -> dict[str, list[RoundTrip]]:
                 if name == "nano" and number % NANO_EVERY:
                     continue
                 trip = peers[name].round_trip(image)
-                if number >= 0:  # the first ones warm up
+                if number >= 0:  # the first ones are warm-up
                     times[name].append(trip)
         return times
     finally:
@@ -167,7 +173,7 @@ def measure(images: int) -> dict[str, list[RoundTrip]]:
 
 
 def picture() -> Image:
-    """The recorded table as a 1080p bgr8 image."""
+    """Return an image of the recorded table as 1080p bgr8."""
     shots = open_source(ROOT / "demo" / "tabletop").shots()
     shot = next(shot.content for shot in shots if not isinstance(shot, str) and shot.stream == "color")
     assert isinstance(shot, CompressedImage)
@@ -176,7 +182,7 @@ def picture() -> Image:
 
 
 def parts(repeats: int) -> dict[str, float]:
-    """Median milliseconds of single steps, alone in this process."""
+    """Return median milliseconds of single steps, alone in this process."""
     image, found = picture(), answer(HEIGHT, WIDTH)
     rgb, header = decode(image), image.header
     message = conversions.segmentation_to_message(found, header)
@@ -208,7 +214,7 @@ def parts(repeats: int) -> dict[str, float]:
 
 
 def summary(times: dict[str, list[RoundTrip]]) -> dict[str, Any]:
-    """The node's own time: median and quartiles of differences between neighbouring round trips."""
+    """Compute the node's own time: median and quartiles of differences between neighbouring round trips."""
     echo, instant, nano = times["echo"], times["instant"], times["nano"]
     own = [each.total - bare.total for each, bare in zip(instant, echo, strict=True)]
     before = [each.there - bare.there for each, bare in zip(instant, echo, strict=True)]

@@ -1,13 +1,13 @@
-"""How soon services and cancellation answer while the model works, against an idle node.
+"""Measure how soon services and cancellation answer while the model works, against an idle node.
 
     python -m benchmarks.service_latency [--calls 300] [--threads 0] [--json out/service_latency.json]
 
 Three real processes over DDS: the recorded camera, the node `perception` with lens-nano, and this client. The
 node is measured twice in one run: active without an instruction, and reasoning without a pause about several
-instructions; what changes that work (SET, ADD, the stream off and on), only then. A call's time runs from
-sending the request to having the response in this process. Cancellation is measured on goals just accepted
-and on the one in progress, to the response and to the result. Prints a table; exit status 1 if a p99 under
-load is above 50 ms.
+instructions. Calls that change that work (SET, ADD, disabling and enabling the stream) are measured only in
+the second case. A call's time runs from sending the request to having the response in this process.
+Cancellation is measured on goals just accepted and on the one in progress, to the response and to the result.
+Prints a table; exit status 1 if a p99 under load is above 50 ms.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ SERVICES: dict[str, tuple[Any, Any]] = {
     "enable (no change)": (SetBool, SetBool.Request(data=True)),
     "reset_tracking": (Trigger, Trigger.Request()),
     "get_state": (GetState, GetState.Request()),
-    "camera/get_parameters": (GetParameters, GetParameters.Request()),  # what the machine itself costs
+    "camera/get_parameters": (GetParameters, GetParameters.Request()),  # cost of the machine itself
 }
 REFERENCE = "camera/get_parameters"
 
 
 class Bench:
-    """The client: sends one request at a time and takes the time."""
+    """Client that sends one request at a time and measures the time."""
 
     def __init__(self, node: Node, driver: Driver) -> None:
         self.node = node
@@ -79,7 +79,7 @@ class Bench:
         self.answers += 1
 
     def service(self, name: str, request: Any = None) -> float:
-        """Milliseconds of one call, with its request of `SERVICES` unless another is given."""
+        """Return milliseconds of one call, with its request from `SERVICES` unless another is given."""
         started = time.perf_counter()
         future = self.clients[name].call_async(request or SERVICES[name][1])
         while not future.done():
@@ -87,7 +87,7 @@ class Bench:
         return 1e3 * (time.perf_counter() - started)
 
     def changes(self) -> Iterator[tuple[str, float]]:
-        """What changes the work in progress, and puts it back: a name, and milliseconds."""
+        """Change the work in progress and restore it; yield the name and milliseconds of each call."""
         kinds = SetInstruction.Request
         for number, text in enumerate(INSTRUCTIONS):
             operation, name = (kinds.ADD, "ADD") if number else (kinds.SET, "SET")
@@ -98,8 +98,10 @@ class Bench:
             yield f"enable ({enabled})".lower(), self.service("enable (no change)", request)
 
     def cancel(self, *, reasons: bool) -> tuple[float, float]:
-        """Milliseconds from a cancel request to its response, and to the goal's result; of a goal that
-        `reasons`, or of one that was just accepted."""
+        """Return milliseconds from a cancel request to its response, and to the goal's result.
+
+        The goal is one that `reasons`, or one that was just accepted.
+        """
         reasoning = []
 
         def heard(message: Any) -> None:
@@ -124,12 +126,15 @@ class Bench:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The value below which `share` of all lie."""
+    """Return the value below which a `share` of all values lies."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def measure(bench: Bench, calls: int, what: str, *, changes: bool) -> dict[str, list[float]]:
-    """Milliseconds of `calls` calls of everything, taking turns; `changes`: also of what changes the work."""
+    """Return milliseconds of `calls` calls of each kind, taking turns.
+
+    If `changes` is true, calls that change the work are included.
+    """
     times: dict[str, list[float]] = {}
     for _ in tqdm(range(calls), desc=what, leave=False):
         for name in SERVICES:

@@ -1,28 +1,28 @@
-"""Hours of a robot's day in fast motion: does the node `perception` keep its memory, handles and speed?
+"""Run hours of a robot's day in fast motion: does `perception` keep its memory, handles and speed?
 
     python -m benchmarks.soak [--minutes 120] [--out out/soak]        # or: make soak
 
 Real processes over DDS: a camera (the recording, eight times as fast), the node with lens-nano and tracking,
-and this program, which does in rounds of 24 seconds, in random order, what clients do: instructions set,
-added, removed and cleared by service and by topic; goals sent and cancelled at any stage; requests; clients
-that come and go, some of them killed; pictures subscribed to and left; the stream disabled and enabled; the
-node deactivated and activated. After each round everything is as it was at the beginning, camera images
-stay away for 37 seconds, and a sample is taken: memory, open handles, threads, latencies of the round.
+and this program. In rounds of 24 seconds it does in random order what clients do: set, add, remove and clear
+instructions by service and by topic; send goals and cancel them at any stage; send requests; start and end
+clients, killing some of them; subscribe to pictures and unsubscribe; disable and enable the stream;
+deactivate and activate the node. After each round everything is as it was at the beginning, camera images
+stop for 37 seconds, and a sample is taken: memory, open handles, threads, latencies of the round.
 
-It holds when, from the first third after warming up to the last third,
-- memory of its own (anonymous), what of it is native memory in use, and the number of Python's objects grow
-  by less than 1 %, each the median of its third; shared memory, which Fast DDS fills up to the size in
+The test holds if, from the first third after warming up to the last third,
+- own (anonymous) memory, the part of it that is native memory in use, and the number of Python's objects grow
+  by less than 1 %, each as the median of its third; shared memory, which Fast DDS fills up to the size in
   config/fastdds.xml, is bounded,
 - the number of open handles and of threads stays the same,
 - latencies do not drift: the lower bound of a 95 % interval (bootstrap over rounds) of the ratio of medians,
-  divided by that of a reference beside the node (a camera's parameters), is at most 1.15.
+  divided by that of a reference outside the node (a camera's parameters), is at most 1.15.
 
-Beside it stand the processor's time that each process took in a round, and what the same piece of work takes
-at rest.
+The report also shows the CPU time that each process took in a round, and the time of a fixed piece of work at
+rest.
 
-What happens is in `day`, what holds in `steadiness`. Writes soak.json and soak.png into the folder; exit
-status 1 if it does not hold (`--no-latency`: whatever the latencies, for machines whose load changes). Where
-gdb is installed and something ends it before its time, native_stacks.txt is there too.
+The events are in `day`, the criteria in `steadiness`. Writes soak.json and soak.png into the folder. Exit
+status 1 if the test does not hold (`--no-latency`: whatever the latencies, for machines whose load changes).
+If gdb is installed and the run ends early, native_stacks.txt is written there too.
 """
 
 from __future__ import annotations
@@ -56,23 +56,27 @@ PARAMETERS = {
     "reasoner_interval_s": 0.5,
     "log_interval_s": 60.0,
     "build_engines": False,
-    "hang_timeout_s": 0.0,  # a process that hangs stays, to be looked at
+    "hang_timeout_s": 0.0,  # a process that hangs stays, so that it can be inspected
 }
 CAMERA = {"source": str(ROOT / "demo" / "tabletop"), "rate": 8.0}
-ROUND_S = 24.0  # of activity
-# Until a sample is taken: results of goals are kept no longer by then (goals.py: 15 s), and the heaps were
-# trimmed after that (lifetime.py: every 20 s). Else it tells how busy the last seconds were, up to 30 MB.
+ROUND_S = 24.0  # duration of activity
+# Pause before a sample. By then results of goals have expired (goals.py: 15 s), and the heaps were trimmed
+# after that (process.py: every 20 s). Otherwise a sample depends on how busy the last seconds were, by up to
+# 30 MB.
 REST_S = 37.0
 
 
 def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, int], str]:
-    """The whole day: a sample for each round, how often what happened, and what ended it before its time.
+    """Run the whole day.
 
-    Ctrl-C ends it early as well, and nothing is wrong then.
+    Ctrl-C also ends it early, which is not a failure of the node.
+
+    Returns:
+        A sample for each round, the number of each kind of event, and the reason why it ended early.
     """
     isolate(own_domain())
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # rclpy's would hide Ctrl-C
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # rclpy's handlers would hide Ctrl-C
     executor = SingleThreadedExecutor()
     node: Node = rclpy.create_node("soak")
     executor.add_node(node)
@@ -113,7 +117,7 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
                 )
         except KeyboardInterrupt:
             failure = "interrupted"
-        except Exception:  # what was measured until then is not to be lost
+        except Exception:  # keep what was measured until then
             failure = traceback.format_exc()
             native_stacks(perception.pid, out / "native_stacks.txt")
         finally:
@@ -128,7 +132,7 @@ def run(minutes: float, out: Path, seed: int) -> tuple[list[Sample], dict[str, i
 
 
 def native_stacks(pid: int, file: Path) -> None:
-    """Where the threads of a process are in the libraries, which Python cannot tell; needs gdb."""
+    """Write where the threads of a process are in native libraries, which Python cannot show; needs gdb."""
     gdb = shutil.which("gdb")
     if gdb is not None:
         command = [gdb, "-p", str(pid), "-batch", "-ex", "thread apply all backtrace"]

@@ -1,4 +1,4 @@
-"""What a user waits for at the start of a process, in seconds of CPU and on the clock.
+"""Measure what a user waits for at the start of a process, in seconds of CPU and wall-clock time.
 
     python -m benchmarks.startup [--runs 5] [--only help segment] [--json out/startup.json]
     python -m benchmarks.startup --imports          # also the twenty most expensive imports of each
@@ -8,9 +8,9 @@
 - segment: `lens segment` with lens-nano on a picture that comes with the package.
 - import: `import lens_ros.lens` in a new interpreter.
 - node: the node `perception` from the start of its process to the state active (lens-nano, torch, no engines
-  to build). Needs ROS 2; left out without it.
+  to build). Needs ROS 2; skipped without it.
 
-Each number is the median of `--runs` runs after one that is not counted: the first run writes bytecode and
+Each number is the median of `--runs` runs. One run before them is not counted, because it writes bytecode and
 fills the page cache. CPU seconds are user and system time of all threads of the process.
 """
 
@@ -40,7 +40,7 @@ PICTURE = ROOT / "lens_ros" / "engine" / "pictures" / "tabletop0.jpg"
 QUESTION = "the leftmost mug"
 NODE_MODULE = "lens_ros.nodes.perception.node"
 NODE = {"model": "lens-nano", "backend": "torch", "build_engines": False, "autostart": True}
-ACTIVE = "active: images from"  # logged by the node when it has been activated
+ACTIVE = "active: images from"  # logged by the node after activation
 START_S = 120.0  # longest wait for it
 IMPORTS = 20
 _IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \| +(\S+)")
@@ -48,7 +48,7 @@ _IMPORT_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \| +(\S+)")
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds of CPU and seconds on the clock of one start."""
+    """CPU and wall-clock seconds of one start."""
 
     cpu_s: float
     wall_s: float
@@ -56,7 +56,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Import:
-    """An imported module: microseconds in its own code, and with everything that it imported first."""
+    """An imported module: microseconds in its own code, and including everything that it imported first."""
 
     module: str
     own_us: int
@@ -85,7 +85,7 @@ def run_command(arguments: list[str]) -> Start:
     """Run Python with `arguments` to its end.
 
     Raises:
-        RuntimeError: exit status other than 0 or 1 (1: `lens segment` found nothing).
+        RuntimeError: The exit status is not 0 or 1 (1: `lens segment` found nothing).
     """
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -100,10 +100,10 @@ def run_command(arguments: list[str]) -> Start:
 
 
 def run_node(log: Path, *, profile_imports: bool = False) -> Start:
-    """Start the node in a ROS domain of its own, wait until it is active, and end it.
+    """Start the node in a separate ROS domain, wait until it is active, and end it.
 
     Raises:
-        ProcessError: the node ended, or was not active in time.
+        ProcessError: The node ended, or was not active in time.
     """
     from lens_ros.ros.driver import NodeProcess, ProcessError, isolate, own_domain
 
@@ -145,7 +145,7 @@ def imports_of_node(log: Path) -> list[Import]:
 
 
 def measure(starts: dict[str, Callable[[], Start]], runs: int) -> dict[str, Start]:
-    """Return the median start of each, all taking turns; the first turn is not counted."""
+    """Return the median of each start. The starts take turns; the first turn is not counted."""
     taken: dict[str, list[Start]] = {name: [] for name in starts}
     with tqdm(total=len(starts) * (runs + 1), leave=False) as progress:
         for turn in range(runs + 1):

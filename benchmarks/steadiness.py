@@ -1,4 +1,4 @@
-"""Whether a process stays as it is: samples, what has to hold from the first third to the last, a plot."""
+"""Judge whether a process stays steady: samples, criteria from the first third to the last, a plot."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-WARM_UP = 0.25  # of the whole time
-SHARED_MB = 128  # the node's own segment has 64 MB; of its clients' it counts its share
+WARM_UP = 0.25  # share of the whole time
+SHARED_MB = 128  # the node's own segment has 64 MB; its share of its clients' segments counts as well
 DRIFT = 1.15
 REFERENCE = "reference"
-# In /diagnostics:
+# Keys in /diagnostics:
 NATIVE, OBJECTS, SUBSCRIBERS = "native memory in use, MB", "Python's objects in use", "subscribers"
 LATENCIES = ("followed", "reasoned", "service", "goal", "cancel", REFERENCE)
 
 
 @dataclass
 class Sample:
-    """The node's process after a round, and milliseconds that things took in the round.
+    """State of the node's process after a round, and times of the round in milliseconds.
 
     `native_mb` and `objects` are what it has allocated and not freed
-    (`lens_ros.system.allocator.native_bytes`), `subscribers` those of each of its topics, the rest is what
-    the system sees of it. `processor_s` are the processor's seconds that each of the soak's processes took in
-    the round, `yardstick_ms` what the same work takes at rest: together they tell a slower machine from a
-    process that does more.
+    (`lens_ros.system.allocator.native_bytes`). `subscribers` lists the number of subscribers of each of its
+    topics. The other fields of the process are as the system reports them. `processor_s` is the CPU time in
+    seconds that each of the soak's processes took in the round. `yardstick_ms` is the time of a fixed piece
+    of work at rest. Together they distinguish a slower machine from a process that does more.
     """
 
     minutes: float
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One thing that has to hold: from the first third after warming up to the last."""
+    """One criterion, comparing the first third after warming up with the last."""
 
     name: str
     first: float
@@ -59,13 +59,13 @@ class Verdict:
 
 
 def processor_seconds(pid: int) -> float:
-    """What the process has taken of the processor, user's and system's, all its threads (man 5 proc)."""
+    """Return the user and system CPU seconds of all threads of the process (man 5 proc)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def yardstick() -> float:
-    """Milliseconds of a fixed piece of work in this process: Python, and numbers in and out of memory."""
+    """Return milliseconds of a fixed piece of work in this process: pure Python, and sorting in memory."""
     numbers = np.random.default_rng(0).random(1_000_000)
 
     def once() -> float:
@@ -84,9 +84,16 @@ def sample(
     times: dict[str, list[float]],
     processor_s: dict[str, float],
 ) -> Sample:
-    """The process now. PSS: its own memory, and its share of what it shares with others.
+    """Take a sample of the process now.
 
-    `told`: NATIVE, OBJECTS and SUBSCRIBERS, from the node's diagnostics.
+    PSS is its own memory plus its share of what it shares with others.
+
+    Args:
+        pid: The process.
+        minutes: Time since the beginning.
+        told: NATIVE, OBJECTS and SUBSCRIBERS, from the node's diagnostics.
+        times: Latencies of the round by name, in milliseconds.
+        processor_s: CPU seconds of the round by process.
     """
     rollup = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     megabytes = {name: int(text.split()[0]) * 1024e-6 for name, text in rollup.items()}
@@ -109,7 +116,13 @@ def sample(
 
 
 def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[Verdict]:
-    """What holds; `growth`: how much of memory, as a share. Latencies only count where `latency` is true."""
+    """Judge every criterion and return the verdicts.
+
+    Args:
+        samples: One sample per round.
+        growth: Allowed growth of memory, as a share.
+        latency: Whether latencies count.
+    """
     first, last = thirds(samples)
     verdicts = []
     memory = {"memory of its own, MB": "anonymous_mb", NATIVE: "native_mb", OBJECTS: "objects"}
@@ -141,7 +154,7 @@ def judged(samples: Sequence[Sample], *, growth: float, latency: bool) -> list[V
 
 
 def surroundings(samples: Sequence[Sample]) -> list[Verdict]:
-    """What the machine was like and what it was used for; nothing of it has to hold."""
+    """Return the state of the machine and its CPU usage; none of these have to hold."""
 
     def told(sample: Sample) -> dict[str, float]:
         processor = {f"processor, {name}, s": seconds for name, seconds in sample.processor_s.items()}
@@ -156,14 +169,14 @@ def surroundings(samples: Sequence[Sample]) -> list[Verdict]:
 
 
 def thirds(samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """The first and the last third of what comes after warming up."""
+    """Return the first and the last third of the samples after warming up."""
     settled = [each for each in samples if each.minutes >= WARM_UP * samples[-1].minutes]
     third = max(1, len(settled) // 3)
     return settled[:third], settled[-third:]
 
 
 def drift(values: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Ratio of medians, last to first, over that of the reference, and its lower bound at 95 %."""
+    """Return the ratio of medians, last to first, over that of the reference, and its lower bound at 95 %."""
     generator = np.random.default_rng(0)
 
     def ratio(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -176,7 +189,7 @@ def drift(values: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]) 
 
 
 def plot(samples: Sequence[Sample], path: Path) -> None:
-    """Memory, handles and threads, latencies over time."""
+    """Plot memory, handles and threads, and latencies over time."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""A recorded camera and the node `perception`.
+"""Launch a recorded camera and the node `perception`.
 
 ros2 launch lens_ros demo.launch.py instruction:="the red bottle"
 ros2 topic pub --once /instruction std_msgs/msg/String "{data: the largest mug}"
@@ -22,7 +22,7 @@ from lens_ros.ros.launching import LEVELS, logger, number
 
 SHARE = Path(get_package_share_directory("lens_ros"))
 BAG = str(SHARE / "demo" / "tabletop")
-# Empty changes nothing, as in perception.launch.py.
+# An empty value changes nothing, as in perception.launch.py.
 ARGUMENTS = {
     "source": ("", f"A rosbag2 folder, or a folder of pictures; empty: {BAG}"),
     "rate": ("", "Playing speed of a recording; empty: 1.0"),
@@ -52,9 +52,9 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Return the camera, and perception by its own launch file."""
+    """Return the camera node, and perception through its own launch file."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    around = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace
+    around = context.launch_configurations.get("ros_namespace")  # set by PushRosNamespace
     name = logger(prefix_namespace(around, given["namespace"]) or "", "camera")
     parameters = {}
     if given["source"]:
@@ -67,7 +67,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name="camera",
         namespace=given["namespace"],
         parameters=[parameters] if parameters else [],
-        # The first parameters on the command line yield to all that follow.
+        # The first parameters on the command line are overridden by all that follow.
         ros_arguments=[
             "-p",
             f"source:={json.dumps(BAG)}",
@@ -80,5 +80,5 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "perception.launch.py")),
         launch_arguments={name: given[name] for name in given if name not in OF_CAMERA}.items(),
     )
-    # Perception first: it sets the Fast DDS profile, which counts above all where images are published.
+    # Perception goes first: it sets the Fast DDS profile, which matters most where images are published.
     return [perception, camera]

@@ -1,4 +1,4 @@
-"""The node `perception`, brought up to active.
+"""Launch the node `perception` and activate it.
 
 ros2 launch lens_ros perception.launch.py image_topic:=/camera/color/image_raw
 ros2 launch lens_ros perception.launch.py --show-args
@@ -31,8 +31,8 @@ from lens_ros.ros.launching import LEVELS, Restarts, beside, logger, parameter_f
 
 SHARE = Path(get_package_share_directory("lens_ros"))
 PROFILE = str(SHARE / "config" / "fastdds.xml")
-# Empty changes nothing: what params_file, or SetParameter and SetRemap of a launch file that includes this
-# one, have set stays.
+# An empty value changes nothing: settings by params_file, or by SetParameter and SetRemap of a launch file
+# that includes this one, stay.
 ARGUMENTS = {
     "namespace": ("", "Namespace of the node and of its relative topics"),
     "params_file": ("", f"File of parameters; {SHARE / 'config' / 'perception.yaml'} explains them all"),
@@ -79,9 +79,9 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Return the node, which with autostart brings itself up."""
+    """Return the node, which activates itself if autostart is set."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    # Texts stay texts: an instruction `yes` is no boolean.
+    # Texts stay texts: an instruction `yes` is not a boolean.
     chosen = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
     chosen |= {name: truth(name, given[name]) for name in SWITCHES if given[name]}
     file = [ParameterFile(parameter_file(given["params_file"]))] if given["params_file"] else []
@@ -92,7 +92,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace=given["namespace"],
         parameters=[*file, *([chosen] if chosen else [])],
         remappings=remappings(given),
-        # The first parameters on the command line yield to all that follow.
+        # The first parameters on the command line are overridden by all that follow.
         ros_arguments=["-p", "autostart:=true", *log_level(context, given)],
         output="screen",
         emulate_tty=True,
@@ -103,7 +103,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def remappings(given: dict[str, str]) -> list[tuple[str, str]]:
-    """Return the topics that have other names, the camera's calibration beside its images."""
+    """Return the remapped topics; camera_info defaults to the namespace of the images."""
     images = given["image_topic"]
     topics = {
         "image": images,
@@ -114,18 +114,18 @@ def remappings(given: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def log_level(context: LaunchContext, given: dict[str, str]) -> list[str]:
-    """Return the ROS arguments that set the level of the node's logger, wherever its namespace is."""
+    """Return the ROS arguments that set the level of the node's logger in any namespace."""
     if not given["log_level"]:
         return []
     if given["log_level"].lower() not in LEVELS:
         raise ValueError(f"log_level is '{given['log_level']}'; expected one of {', '.join(LEVELS)}")
-    around = context.launch_configurations.get("ros_namespace")  # of PushRosNamespace
+    around = context.launch_configurations.get("ros_namespace")  # set by PushRosNamespace
     namespace = prefix_namespace(around, given["namespace"]) or ""
     return ["--log-level", f"{logger(namespace, 'perception')}:={given['log_level']}"]
 
 
 def give_up(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
-    """Return the handler that ends the respawning of a node where that makes no sense."""
+    """Return the handler that stops respawning a node when a restart makes no sense."""
     restarts = Restarts()
 
     def after_exit(event: ProcessExited, context: LaunchContext) -> LaunchDescriptionEntity | None:
@@ -133,19 +133,20 @@ def give_up(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
         if context.is_shutdown or not objection:
             return None
         get_logger("perception").error(f"not started again: {objection}")
-        # The process is gone; this ends the wait for its respawn.
+        # The process has exited; this ends the wait for its respawn.
         return EmitEvent(event=ShutdownProcess(process_matcher=matches_action(node)))
 
     return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=after_exit))]
 
 
 def fastdds(context: LaunchContext, profile: str) -> list[LaunchDescriptionEntity]:
-    """Set the Fast DDS profile, under the name that this distribution reads."""
+    """Set the Fast DDS profile through the environment variable that this distribution reads."""
     older = context.environment.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy")
     variable = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
     if not profile or (profile == PROFILE and context.environment.get(variable)):
         return []
     environment = {variable: profile}
     if profile == PROFILE:
-        environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"  # what that leaves to the profile is in there
+        # With this variable ROS 2 leaves some QoS to the profile, which sets it.
+        environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"
     return [SetEnvironmentVariable(name, value) for name, value in environment.items()]

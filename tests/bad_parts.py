@@ -1,4 +1,4 @@
-"""Parts for benchmarks/gpu/runner.py that behave badly, and one that does not. Light to import."""
+"""Parts for benchmarks/gpu/runner.py that misbehave, and one that does not. Cheap to import."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ FOREIGN = {
 
 
 def typestore(stores: Stores = Stores.ROS2_HUMBLE) -> Any:
-    """Return the types of ROS, and those of FOREIGN."""
+    """Return a type store with ROS's types and those of FOREIGN."""
     store = get_typestore(stores)
     for name, definition in FOREIGN.items():
         if definition is not None:
@@ -36,7 +36,7 @@ def typestore(stores: Stores = Stores.ROS2_HUMBLE) -> Any:
 
 
 def pixels_of(encoding: str, value: int) -> np.ndarray:
-    """Return an image of one value."""
+    """Return an image filled with one value."""
     channels = 3 if encoding.startswith(("rgb", "bgr", "8UC3")) else 1
     dtype = {"16": np.uint16, "32": np.int32}.get(
         next((k for k in ("16", "32") if k in encoding), ""), np.uint8
@@ -46,7 +46,7 @@ def pixels_of(encoding: str, value: int) -> np.ndarray:
 
 
 def message_of(store: Any, kind: str, encoding: str, index: int) -> Any:
-    """Return message `index` of a topic; for a compressed one `encoding` is its format."""
+    """Return message `index` of a topic; for a compressed topic `encoding` is its format."""
     types = store.types
     ros1 = "std_msgs/msg/Header" in types and "seq" in types["std_msgs/msg/Header"].__dataclass_fields__
     stamp = types["builtin_interfaces/msg/Time"](START_NS // 10**9, index * STEP_NS)
@@ -81,11 +81,15 @@ def write(
     messages: int = MESSAGES,
     late: Mapping[str, int] | None = None,
 ) -> Path:
-    """Write a rosbag2 folder, or a ROS 1 bag where `path` ends in .bag; return `path`.
+    """Write a rosbag2 folder, or a ROS 1 bag if `path` ends in .bag; return `path`.
 
     Args:
-        topics: type and encoding of each topic.
-        late: by how many nanoseconds the messages of a topic come later.
+        path: Where to write.
+        topics: Type and encoding of each topic.
+        storage: Storage plugin of a rosbag2 folder.
+        compression: Compression mode; None for none.
+        messages: Number of messages per topic.
+        late: Delay of the messages of a topic, in nanoseconds.
     """
     ros1 = path.suffix == ".bag"
     store = typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)

@@ -1,4 +1,4 @@
-"""A ROS graph of their own for the tests of this process, and ROS's strictest checks."""
+"""Separate ROS graph for the tests of this process, and ROS's strictest checks."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    """Run files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
 def template() -> None:
-    """Have the process that tests fork (`forked`) import while the first of them run."""
+    """Let the process that tests fork (`forked`) do its imports while the first tests run."""
     start_template()
 
 
 @pytest.fixture(scope="session")
 def opengl() -> None:
-    """For tests that render: the one place where tests are skipped for want of OpenGL."""
+    """Skip tests that render if there is no OpenGL; no other place skips for this reason."""
     from lens_ros.simulation.renderer import SimulatorUnavailable, TabletopSimulator
 
     try:
@@ -64,7 +64,7 @@ def opengl() -> None:
 
 @pytest.fixture(scope="session")
 def demo_image() -> np.ndarray:
-    """The first image of the demo recording, ``(480, 640, 3)`` uint8 RGB; tests must not change it."""
+    """Return the first image of the demo recording, ``(480, 640, 3)`` uint8 RGB; tests must not change it."""
     from lens_ros.recordings import Recording, choose
 
     with Recording(Path(__file__).parents[1] / "demo" / "tabletop") as bag:
@@ -74,7 +74,7 @@ def demo_image() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
-    """lens-nano's ONNX files; tests must not change it."""
+    """Return a cache with lens-nano's ONNX files; tests must not change it."""
     from lens_ros.engine.build import build
     from lens_ros.engine.cache import EngineCache
     from lens_ros.model.checkpoint import find_model
@@ -93,7 +93,7 @@ def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
 
 
 class _Silent:
-    """A build's progress, for nobody."""
+    """Progress receiver of a build that ignores everything."""
 
     def say(self, text: str) -> None: ...
 

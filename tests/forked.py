@@ -2,8 +2,8 @@
 
 A start takes tens of milliseconds instead of seconds of imports. The template is the forkserver of
 multiprocessing: it runs nothing but imports, so it has no threads and no ROS context that a fork would break.
-A fork differs from a real start in its imports alone; what only a real start can show (launch file, demo,
-command line, first signal) is tested with real ones.
+A fork differs from a real start only in its imports. Tests that need a real start (launch file, demo, command
+line, first signal) use one.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _running: weakref.WeakSet[ForkedProcess] = weakref.WeakSet()
 
 @atexit.register
 def _kill_all() -> None:
-    """Kill what tests have left running; multiprocessing would wait for it."""
+    """Kill processes that tests left running; multiprocessing would wait for them."""
     for process in list(_running):
         process.kill()
 
 
 class ForkedProcess:
-    """A program that runs in a fork of the template; the part of `subprocess.Popen` that the tests use.
+    """A program running in a fork of the template, with the part of `subprocess.Popen` that the tests use.
 
-    It leads a session of its own. Its output and its errors go to `output`, or nowhere.
+    It leads a separate session. Its output and its errors go to `output`, or nowhere.
     """
 
     def __init__(
@@ -108,7 +108,8 @@ def run_module(module: str, *arguments: str | Path, timeout: float) -> None:
     """Run a program to its end.
 
     Raises:
-        AssertionError: it ended with another status than 0, or not within `timeout` seconds; with its output.
+        AssertionError: It ended with a status other than 0, or not within `timeout` seconds; the message
+            contains its output.
     """
     with tempfile.NamedTemporaryFile() as output:
         process = ForkedProcess(module, [str(argument) for argument in arguments], output=Path(output.name))
@@ -122,14 +123,14 @@ def run_module(module: str, *arguments: str | Path, timeout: float) -> None:
 
 
 def start_template() -> None:
-    """Start the template now, so that it imports while the first tests run."""
+    """Start the template now, so that it does its imports while the first tests run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
 
 
 def _run(module: str, arguments: list[str], output: str, environment: dict[str, str], folder: str) -> None:
-    """Become what `python -u -m MODULE ARGUMENTS` would be, in a session of its own."""
+    """Become what `python -u -m MODULE ARGUMENTS` would be, in a separate session."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(output, "wb") as file:
@@ -166,10 +167,10 @@ def _run(module: str, arguments: list[str], output: str, environment: dict[str, 
 
 
 def _end(status: int) -> None:
-    """End this process, after what an interpreter does at its end and a process of multiprocessing would not.
+    """End this process, after the cleanup that an interpreter does and a multiprocessing process skips.
 
-    Otherwise nobody would run what is registered for the end, or free the ROS context: others see a context
-    that was not freed for 20 s. A whole finalisation from here (Py_Exit) crashes in Kilted.
+    Otherwise nothing would run the exit handlers or free the ROS context; other processes see a context that
+    was not freed for 20 s. A complete finalisation from here (Py_Exit) crashes in Kilted.
     """
     atexit._run_exitfuncs()
     utilities = sys.modules.get("rclpy.utilities")

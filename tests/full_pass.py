@@ -1,4 +1,4 @@
-"""One pass over whole sequences without a cache: what every faster way of the product is held to."""
+"""Uncached pass over whole sequences, the reference for every faster way in the product."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from lens_ros.model.positions import counted_positions, padded_mrope_positions
 
 @dataclass(frozen=True)
 class FullPass:
-    """Final hidden states ``(B, L, H)`` of the tokens and ``(B, Q, H)`` of the context queries, and the
-    positions ``(3, B, L + Q)`` of both."""
+    """Result of a full pass.
+
+    Attributes:
+        hidden: Final hidden states of the tokens, ``(B, L, H)``.
+        queries: Final hidden states of the context queries, ``(B, Q, H)``.
+        positions: Positions of both, ``(3, B, L + Q)``.
+    """
 
     hidden: torch.Tensor
     queries: torch.Tensor
@@ -33,12 +38,14 @@ def full_pass(
     Causality makes one pass enough: the queries come last and change no token before them. Gradients flow.
 
     Args:
-        input_ids, attention_mask: ``(B, L)``; padding (mask 0) may lie at the left, at the right or both.
+        model: The model.
+        input_ids: ``(B, L)``.
+        attention_mask: ``(B, L)``; padding (mask 0) may be at the left, at the right or both.
         visual: ``(n, H)``, visual tokens of all images, in order.
-        grids: rows and columns of each image's visual tokens.
+        grids: Rows and columns of each image's visual tokens.
 
     Raises:
-        ValueError: image tokens and images do not match, or the model has no context module.
+        ValueError: Image tokens and images do not match, or the model has no context module.
     """
     context = model.context_module()
     asked = context.learnable_query.expand(len(input_ids), -1, -1)

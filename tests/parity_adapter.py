@@ -1,6 +1,6 @@
 """Our model behind the interface of the parity checker (``tests/fixtures/parity/parity_check.py``).
 
-``python tests/fixtures/parity/parity_check.py tests.parity_adapter:load`` holds it against golden outputs of
+``python tests/fixtures/parity/parity_check.py tests.parity_adapter:load`` compares it with golden outputs of
 the paper's reference implementation.
 """
 
@@ -21,12 +21,12 @@ from tests.full_pass import full_pass
 
 
 def load(checkpoint_dir: str) -> Adapter:
-    """The released checkpoint in a folder, float32, on the CPU, in eval mode."""
+    """Load the released checkpoint in a folder: float32, on the CPU, in eval mode."""
     return Adapter(load_released(Path(checkpoint_dir)))
 
 
 class Adapter:
-    """All arguments and results are as the checker's docstring describes them."""
+    """Adapter of our model; arguments and results are as in the checker's docstring."""
 
     def __init__(self, model: LensModel) -> None:
         self.model = model
@@ -93,7 +93,7 @@ class Adapter:
         return self.model.reasoner.model.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
 
     def _every_iou(self, features: ImageFeatures, prompt: torch.Tensor) -> torch.Tensor:
-        """Predicted IoU ``(B, 4)`` of all four mask tokens; ``decode`` gives the chosen one's only."""
+        """Return the predicted IoU ``(B, 4)`` of all four mask tokens; ``decode`` returns the chosen one."""
         sam = self.model.segmenter.sam
         batch = len(prompt)
         dense = sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(features.embedding)

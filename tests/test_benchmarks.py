@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare gives the same results; their times are nobody's test."""
+"""The benchmarks run, and the compared flows give the same results; their times are not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RGB views of BGR images serve as their copies do."""
+"""RGB views of BGR images work like copies of them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lens_ros.cli import COMMANDS, main
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A gray table with a red ball on it."""
+    """Write a picture of a gray table with a red ball on it."""
     image = np.full((240, 320, 3), 150, np.uint8)
     cv2.circle(image, (200, 140), 28, (30, 30, 190), cv2.FILLED, cv2.LINE_AA)
     path = tmp_path / "table.png"

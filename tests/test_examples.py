@@ -1,4 +1,4 @@
-"""Every instruction that the documentation gives as an example is answered right about the demo recording."""
+"""Every example instruction in the documentation is answered right about the demo recording."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def lens() -> Lens:
 
 @pytest.fixture(scope="module")
 def answers(lens: Lens, demo_image: np.ndarray) -> dict[str, list[str]]:
-    """What is found on the demo's first picture, by instruction."""
+    """Return the objects found in the demo's first picture, by instruction."""
     return accepted(lens, demo_image, list(RIGHT))
 
 
 @pytest.fixture(scope="module")
 def views() -> list[np.ndarray]:
-    """Four pictures from all along the recording."""
+    """Return four pictures spread over the recording."""
     with AnyReader([ROOT / "demo" / "tabletop"]) as bag:
         color = [c for c in bag.connections if c.topic == "/camera/color/image_raw/compressed"]
         shots = list(bag.messages(connections=color))[::60]

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.py on a CPU: every part reports sensible numbers, and a bad part costs only itself."""
+"""benchmarks/gpu_check.py on a CPU: every part reports sensible numbers; a bad part affects only itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ H200 = Ceilings(*DATA_SHEETS["H200"], source="data sheet")
 
 @pytest.fixture(scope="module")
 def parts(nano_cache: EngineCache, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The parts of the program's tiny run, without ROS or a search path, by name."""
+    """Return the parts of the program's tiny run, without ROS or a search path, by name."""
     out = tmp_path_factory.mktemp("gpu_check")
     engines = shutil.copytree(nano_cache.root, out / "engines")
     command = [sys.executable, "benchmarks/gpu_check.py", "--device", "cpu", "--tiny", "--out", str(out)]

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system from wherever it lies, and what is in use is counted."""
+"""Freed memory is returned to the system from any heap, and memory in use is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind are read as people see them, or refused in one message."""
+"""Pictures of every kind are read as people see them, or refused with one message."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ per_example = settings(
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    """``(40, 64, 3)`` uint8, smooth, different at each corner."""
+    """Return a smooth picture ``(40, 64, 3)`` uint8 that differs at each corner."""
     x, y = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 40))
     return np.stack([x, y, 255 - (x + y) / 2], axis=2).astype(np.uint8)
 
@@ -175,7 +175,7 @@ def test_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
 
 
 def enormous(width: int, height: int) -> bytes:
-    """A PNG that claims a size, without the pixels."""
+    """Return a PNG that claims a size, without the pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data

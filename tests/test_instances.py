@@ -1,4 +1,4 @@
-"""Objects from masks and boxes: shared out, checked, rejected with a reason."""
+"""Objects from masks and boxes: assigned, checked, rejected with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that ship: what they answer, and where they come from."""
+"""Shipped weights: their answers and their origin."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_answers_on_scenes_it_has_never_seen(opengl: None, lens: Lens) -> None:
 
 
 def scored(answer: Segmentation) -> float:
-    """The score of an answer about one object."""
+    """Return the score of an answer about one object."""
     return max((instance.score for instance in answer.instances), default=0.0)
 
 
@@ -117,7 +117,7 @@ def test_the_record_names_the_committed_configurations() -> None:
 
 
 def is_run_of(run: dict, name: str) -> bool:
-    """Whether a recorded run followed a committed configuration, whatever its seed."""
+    """Return whether a recorded run followed a committed configuration, with any seed."""
     program, kind = CONFIGS[name]
     committed = plain(load_config(kind, ROOT / "training" / "configs" / f"{name}.yaml", []))
     recorded = {k: v for k, v in run["config"].items() if k not in ("seed", "start_from")}

@@ -1,4 +1,4 @@
-"""Allocators that fail are recognised, what their failure left behind is freed, and the message helps."""
+"""Failing allocators are recognised, memory left behind is freed, and the message helps."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ print(lens.segment(image, "the mug").answer == before)
 
 
 def test_a_model_that_meets_the_limit_goes_on_afterwards() -> None:
-    """With the real allocators, and a limit of the operating system."""
+    """This uses the real allocators and a limit of the operating system."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",  # gomp ends the process where it cannot start a thread

@@ -1,4 +1,4 @@
-"""Recordings: which topic is the color camera, what is opened, and what is said about what is not."""
+"""Recordings: choice of the color topic, opening, and messages about what cannot be read."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def test_gray_is_played_where_there_is_nothing_better_and_said(tmp_path):
 
 
 def test_a_topic_whose_type_nobody_knows_does_not_prevent_reading(tmp_path):
-    """What rosbags' `AnyReader` refuses: a definition that cannot be parsed."""
+    """The `AnyReader` of rosbags refuses it: the definition cannot be parsed."""
     folder = bags.write(tmp_path / "bag", CAMERA, storage=StoragePlugin.SQLITE3)
     (file,) = folder.glob("*.db3")
     with sqlite3.connect(file) as database:

@@ -1,4 +1,4 @@
-"""What a process imports at its start, and what it leaves until it is needed."""
+"""What a process imports at its start, and what it imports only when needed."""
 
 from __future__ import annotations
 

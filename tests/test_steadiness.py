@@ -1,4 +1,4 @@
-"""What the soak calls steady: samples made up for each thing that may go wrong."""
+"""Criteria of the soak test, on made-up samples for each possible problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUNDS = 120
 
 
 def samples(change: Callable[[Sample, float], Sample] = lambda sample, progress: sample) -> list[Sample]:
-    """A steady process with noise; `change(sample, progress)`, progress 0..1, is what happens to it."""
+    """Return samples of a steady process with noise, changed by `change(sample, progress)`, progress 0..1."""
     random = np.random.default_rng(0)
     made = []
     for number in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Masks that are carried from image to image: lens-nano's on simulated tabletops in motion."""
+"""Tracking masks from image to image: lens-nano on simulated tabletops in motion."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def simulator(opengl: None) -> Iterator[TabletopSimulator]:
 def frames_of(
     simulator: TabletopSimulator, index: int, target: int, motion: Motion, *, every: int, until: int = 100
 ) -> list[Frame]:
-    """Every ``every``-th frame of a motion of 100 frames."""
+    """Return every ``every``-th frame of a motion of 100 frames."""
     layout = simulator.layout(SEED, index, count=(4, 9))
     rng = np.random.default_rng([SEED, index])
     story = moments(simulator.pool(SEED, index), layout, target, motion, rng)
@@ -45,14 +45,14 @@ def frames_of(
 
 
 def answer_of(masks: list[np.ndarray]) -> Segmentation:
-    """As if the reasoner had meant these masks."""
+    """Return the answer of a reasoner that meant these masks."""
     instances = tuple(Instance(mask, box_of(mask), 0.9, "thing", 1.0) for mask in masks)
     size = masks[0].shape
     return Segmentation("the thing", instances, union(instances, size), "", "", True, "", 0, 0, 0, 0, "")
 
 
 def followed(tracker: Tracker, frames: list[Frame], target: int) -> list[Step]:
-    """From the true mask on the first frame on."""
+    """Track from the true mask on the first frame and return the steps."""
     tracker.start("it", frames[0].rgb, answer_of([frames[0].instances == target]))
     steps = []
     for number, frame in enumerate(frames[1:], start=1):
@@ -89,7 +89,7 @@ def test_follows_while_camera_and_objects_move(
 def test_does_not_slide_to_what_is_carried_before_it(
     lens: Lens, simulator: TabletopSimulator, index: int, target: int
 ) -> None:
-    """Without the checks it does: the test can fail."""
+    """It does so without the checks, so the test can fail."""
     frames = frames_of(simulator, index, target, "carried", every=3)
     slid = followed(Tracker(lens, UNCHECKED), frames, target)
     assert sum(s.wrong for s in slid) > 5

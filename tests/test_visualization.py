@@ -1,4 +1,4 @@
-"""Pictures show what was found, where it was found."""
+"""Pictures show found objects at their positions."""
 
 from __future__ import annotations
 

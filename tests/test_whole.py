@@ -1,4 +1,4 @@
-"""Files and folders that appear when they are whole."""
+"""Files and folders appear only when they are complete."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Import what lens_ros, its training and its tests use, once, so that Python writes its bytecode.
+"""Import once what lens_ros, its training and its tests use, so that Python writes its bytecode.
 
 `make setup` runs this at its end, in the finished environment. Some modules are imported only while something
-runs: for these, lens-nano answers once.
+runs; to import these, lens-nano answers one instruction.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Beside what the packages below import: test tools, and parts that lens_ros imports when they are needed.
+# In addition to the imports of the packages below: test tools, and parts that lens_ros imports on demand.
 OTHERS = ("pytest", "xdist.plugin", "xdist.remote", "hypothesis.strategies", "_hypothesis_pytestplugin")
 PACKAGES = ("lens_ros", "training", "benchmarks")
 
@@ -27,7 +27,7 @@ def modules_of(package: str) -> list[str]:
 
 
 def main() -> int:
-    """Import everything; return 0 also where an optional part is missing, which is then named."""
+    """Import everything. A missing optional part is reported, and the result is still 0."""
     sys.path.insert(0, str(ROOT))
     if sys.dont_write_bytecode:
         print("PYTHONDONTWRITEBYTECODE is set: nothing would be written; unset it", file=sys.stderr)
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def load_type_support() -> None:
-    """Import what an action's endpoints import when they are created; nothing is created here."""
+    """Import what an action's endpoints import when they are created, without creating any."""
     from rclpy.type_support import check_for_type_support
     from type_description_interfaces.srv import GetTypeDescription
 
@@ -81,7 +81,7 @@ def answer_once() -> None:
 
 
 class Quiet:
-    """Progress of a build that nobody reads."""
+    """Progress receiver of a build that ignores all messages."""
 
     def say(self, text: str) -> None: ...
 
@@ -89,6 +89,6 @@ class Quiet:
 
 
 if __name__ == "__main__":
-    # A user's engines and settings have no say in what is imported.
+    # A user's engines and settings must not affect what is imported.
     os.environ.pop("LENS_ENGINE_CACHE", None)
     sys.exit(main())

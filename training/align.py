@@ -1,8 +1,10 @@
-"""Stage 1 of LENS, alignment: ``python -m training.align CONFIG [field=value ...]``.
+"""Train the context module to read out a trained reasoner (stage 1 of LENS, alignment).
 
-A trained reasoner is given its true answers (teacher forcing); the context module learns to read out of it
-what the segmenter needs (arXiv 2508.14153, section 3.3). BCE + dice on the masks; nothing moves but the parts
-that the configuration names. See :mod:`training.loop`.
+Usage: ``python -m training.align CONFIG [field=value ...]``
+
+The reasoner is given its true answers (teacher forcing). The context module learns to extract from its hidden
+states what the segmenter needs (arXiv 2508.14153, section 3.3). The loss is BCE + dice on the masks. Only the
+parts that the configuration names are trained. See :mod:`training.loop`.
 """
 
 from __future__ import annotations
@@ -29,16 +31,17 @@ from training.policy import Policy
 
 
 class Alignment(Task):
-    """One true answer per image, AdamW on the parts that are trained."""
+    """Alignment task: one true answer per image, AdamW on the trained parts."""
 
     program = "training.align"
     shown = ("loss", "iou")
 
     def __init__(self, config: AlignConfig) -> None:
-        """
+        """Load the model and prepare the parts to train.
+
         Raises:
-            ValueError: no model to start from, nothing to train, images that cannot be shared out evenly, or
-                too few scenes.
+            ValueError: There is no model to start from, nothing to train, the images cannot be divided evenly
+                among processes, or there are too few scenes.
         """
         shares = config.processes * config.accumulate
         if config.images % shares:
@@ -56,7 +59,7 @@ class Alignment(Task):
             raise ValueError("alignment compares masks of whole pictures: segmenter_fit must be 'squash'")
         self.module = Policy(self.model)
         freeze_all_but(self.model, config.train)
-        # BCE and dice say nothing about the predicted IoU.
+        # BCE and dice give no training signal for the predicted IoU.
         self.model.segmenter.sam.mask_decoder.iou_prediction_head.requires_grad_(False)
         if config.lora is not None:
             lora.inject(self.model, config.lora, config.seed)
@@ -76,13 +79,20 @@ class Alignment(Task):
         completions = taught(examples, self.model, self.tokenizer)
         judged = wrapped(to_device(completions, self.model.device))
         loss, iou = mask_losses(judged.masks[:, 0], examples)
-        # Where the language model is trained, its head must be part of the backward pass under DDP.
+        # If the language model is trained, its head must be part of the backward pass under DDP.
         return loss.mean() + 0 * judged.log_probs.sum(), {"iou": iou.mean()}
 
 
 def mask_losses(logits: torch.Tensor, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """BCE + dice, and IoU (without gradient), of each mask ``(B, h, w)`` at its image's resolution; ``(B,)``
-    both."""
+    """Return BCE + dice and IoU (without gradient) of each mask at its image's resolution.
+
+    Args:
+        logits: One mask per example, ``(B, h, w)``.
+        examples: The ``B`` examples with the true masks.
+
+    Returns:
+        Loss and IoU, ``(B,)`` each.
+    """
     losses, ious = [], []
     for row, example in zip(logits, examples, strict=True):
         true = torch.from_numpy(example.mask)[None].to(row.device)
@@ -92,8 +102,10 @@ def mask_losses(logits: torch.Tensor, examples: Sequence[Example]) -> tuple[torc
 
 
 def renew_context(model: LensModel, seed: int) -> None:
-    """Gives the model a context module that has learned nothing, of the sizes that it had before, else of
-    those of the paper."""
+    """Replace the model's context module by a newly initialised one.
+
+    It has the sizes of the previous one, or those of the paper if the model had none.
+    """
     sizes = model.config.context or ContextConfig()
     model.config = dataclasses.replace(model.config, context=sizes)
     torch.manual_seed(seed)

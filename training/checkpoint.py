@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: everything that the next step depends on, so that resuming is exact.
+"""Checkpoints of a training run, with everything that the next step depends on, so that resuming is exact.
 
-``OUT/checkpoints/step-000100/`` is whole or not there at all: it is written under another name and renamed,
-and goes by being renamed again. ``OUT/checkpoints/last`` is a link to the newest. Accelerate writes and reads
-what is in them (module and optimisers, sharded or not); nothing is ever unpickled but tensors and plain
-values.
+``OUT/checkpoints/step-000100/`` is either complete or absent: it is written under another name and then
+renamed. Before deletion it is renamed again. ``OUT/checkpoints/last`` is a link to the newest. Accelerate
+writes and reads the contents (module and optimisers, sharded or not). Only tensors and plain values are ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _NAME = "step-{:06d}"
 
 @dataclass(frozen=True)
 class Progress:
-    """``step`` optimiser steps are done, and ``seconds`` were spent on them."""
+    """Progress of a run: ``step`` completed optimiser steps, which took ``seconds``."""
 
     step: int = 0
     seconds: float = 0.0
 
 
 class Checkpoints:
-    """Those of one run. Every process of the run calls every method, at the same moment."""
+    """Checkpoints of one run. Every process of the run must call every method at the same point."""
 
     def __init__(self, accelerator: Accelerator, config: RunConfig) -> None:
         self._accelerator, self._config = accelerator, config
@@ -43,10 +43,13 @@ class Checkpoints:
         accelerator.register_load_state_pre_hook(self._unwrapped)
 
     def save(self, progress: Progress) -> None:
-        """Writes a checkpoint and lets the oldest go; a kill at any moment costs this one, no other."""
+        """Write a checkpoint and delete the oldest.
+
+        If the process is killed at any moment, only this checkpoint is lost.
+        """
         name = _NAME.format(progress.step)
         partial = self._folder / f".{name}"
-        # Their own file format: safetensors would complain about the tied head each time.
+        # Use accelerate's own file format: safetensors would warn about the tied head each time.
         self._accelerator.save_state(str(partial), safe_serialization=False)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
@@ -60,10 +63,14 @@ class Checkpoints:
                 shutil.rmtree(hidden)
 
     def resume(self) -> Progress:
-        """Puts the newest checkpoint, if there is one, into what accelerate has prepared.
+        """Load the newest checkpoint, if there is one, into what accelerate has prepared.
+
+        Returns:
+            The progress of that checkpoint; zero if there is none.
 
         Raises:
-            ValueError: it belongs to a run with another configuration; the message names the fields.
+            ValueError: The checkpoint belongs to a run with another configuration; the message names the
+                fields.
         """
         if self._accelerator.is_main_process:
             for leftover in self._folder.glob(".step-*"):
@@ -81,7 +88,7 @@ class Checkpoints:
         return Progress(**json.loads((newest / PROGRESS).read_text(encoding="utf-8")))
 
     def _as_if_alone(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        """Names without those of the wrapper, so that another number of processes can go on."""
+        """Save parameter names without the wrapper's prefix, so that any number of processes can resume."""
         weights[:] = [self._accelerator.unwrap_model(model).state_dict() for model in models[: len(weights)]]
 
     def _unwrapped(self, models: list[nn.Module], folder: str) -> None:
@@ -89,12 +96,12 @@ class Checkpoints:
 
 
 def finished(folder: Path) -> list[Path]:
-    """The whole checkpoints in a folder, oldest first."""
+    """Return the complete checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def point(link: Path, name: str) -> None:
-    """Makes ``link`` a link to its neighbour ``name``; at every moment it is the old or the new one."""
+    """Make ``link`` point to its sibling ``name``, atomically."""
     fresh = link.with_name(f".{link.name}")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)

@@ -23,37 +23,37 @@ C = TypeVar("C", bound="RunConfig")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every training program has (:mod:`training.loop`).
+    """Configuration fields that every training program has (:mod:`training.loop`).
 
-    The learning rates warm up linearly, stay, and fall to zero over the last ``cooldown`` of all steps: a run
-    can be lengthened after the fact, since the plateau does not depend on its length.
+    The learning rates warm up linearly, stay constant, and fall to zero over the last ``cooldown`` share of
+    all steps. A run can be extended later, because the plateau does not depend on its length.
 
     Attributes:
-        data: folder of shards from ``training.data.tabletop``.
-        out: folder of the run: checkpoints, metrics, pictures, exported weights.
-        data_seed: seed of those scenes; recorded with the weights, so that evaluation can refuse it.
-        scenes: how many of them are used.
-        seed: of initialisation and batches.
-        start_from: name or folder of a model whose weights the run begins with; "" for none.
-        steps: optimiser steps in all.
-        warmup: steps.
-        cooldown: share of ``steps``, 0 to 1; 1 falls from the beginning, 0 never.
-        schedule: shape of the fall, a straight line or half a cosine.
-        accumulate: parts of an optimiser step, one after another in each process; gradients are averaged.
-        bf16: forward passes under bfloat16 autocast; weights and optimisers stay float32.
-        clip_norm: largest norm of all gradients together; 0 for no limit.
-        checkpoint_every, evaluate_every, log_every: steps.
-        keep_checkpoints: how many of the newest stay.
-        validation_seed, validation_expressions: of the greedy evaluation during training; 0 expressions for
-            none.
-        processes: data-parallel processes of one thread each, on a CPU. A GPU has one, and a launcher
-            (``accelerate launch``) brings its own number.
+        data: Folder of shards from ``training.data.tabletop``.
+        out: Output folder of the run: checkpoints, metrics, pictures, exported weights.
+        data_seed: Seed of those scenes; recorded with the weights, so that evaluation can refuse it.
+        scenes: Number of scenes used.
+        seed: Seed of initialisation and batches.
+        start_from: Name or folder of the model whose weights the run begins with; "" for none.
+        steps: Total number of optimiser steps.
+        warmup: Number of warm-up steps.
+        cooldown: Share of ``steps``, 0 to 1, over which the rates fall; 1 from the beginning, 0 never.
+        schedule: Shape of the fall: a straight line or half a cosine.
+        accumulate: Parts of an optimiser step, run one after another in each process; gradients are averaged.
+        bf16: Run forward passes under bfloat16 autocast; weights and optimisers stay float32.
+        clip_norm: Largest norm of all gradients together; 0 for no limit.
+        checkpoint_every, evaluate_every, log_every: Intervals in steps.
+        keep_checkpoints: Number of newest checkpoints to keep.
+        validation_seed: Seed of the scenes for the greedy evaluation during training.
+        validation_expressions: Number of expressions in that evaluation; 0 disables it.
+        processes: Number of data-parallel processes of one thread each, on a CPU. On a GPU there is one
+            process; a launcher (``accelerate launch``) sets its own number.
 
     Raises:
-        ValueError: a number that makes no sense; the message names the field.
+        ValueError: A number is out of range; the message names the field.
     """
 
-    #: What may differ when a run is resumed; anything else would be another run.
+    #: Fields that may change when a run is resumed; a change of any other field makes it a different run.
     FREE_ON_RESUME: ClassVar[frozenset[str]] = frozenset(
         {"data", "out", "steps", "cooldown", "schedule", "checkpoint_every", "evaluate_every", "log_every",
          "keep_checkpoints", "validation_seed", "validation_expressions", "processes"}
@@ -95,26 +95,30 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SuperviseConfig(RunConfig):
-    """Supervised training, of a model born from scratch or of one that was trained before.
+    """Configuration of supervised training, from scratch or from a model that was trained before.
 
-    Words that the model of ``start_from`` does not know start anew, and so does what does not ship: the heads
-    of the dense losses, the optimisers.
+    Words that the model of ``start_from`` does not know are newly initialised. So is everything that is not
+    part of the exported model: the heads of the dense losses and the optimisers.
 
     Attributes:
-        language_from, full_from: first step with language (short answers to simple expressions), and with
-            all expressions, whole rationales and masks prompted by the context queries.
-        images, expressions: per step (of all processes and parts together), and per image.
-        segmenter_images: of those images, how many the segmenter is trained on.
-        box_prompts: box-prompted masks per image for the segmenter.
-        simple_share: share of simple expressions in the full mix.
-        hard_share: share, in the full mix, of the kinds that are hardest to learn, drawn on purpose.
-        all_share, none_share: shares of instructions, in the full mix, that ask for all of several objects,
-            and for what is not there.
-        fast_share: share of answers, in the full mix, without a rationale.
-        unknown_words: share of instructions that get an unknown word, from step ``unknown_from`` on.
-        adam_lr, muon_lr: peak learning rates of embeddings, norms, heads and of hidden matrices.
-        dense_weight: of the losses from dense labels; 0 for a model that was trained before and whose vision
-            must not be disturbed by heads that start anew.
+        language_from: First step with language (short answers to simple expressions).
+        full_from: First step with all expressions, complete rationales and masks prompted by the context
+            queries.
+        images: Images per step (of all processes and parts together).
+        expressions: Expressions per image.
+        segmenter_images: Number of those images that the segmenter is trained on.
+        box_prompts: Box-prompted masks per image for the segmenter.
+        simple_share: Share of simple expressions in the full mix.
+        hard_share: Share, in the full mix, of expressions drawn on purpose from the kinds that are hardest to
+            learn.
+        all_share, none_share: Shares of instructions, in the full mix, that ask for all of several objects,
+            and for objects that are absent.
+        fast_share: Share of answers, in the full mix, without a rationale.
+        unknown_words: Share of instructions that get an unknown word, from step ``unknown_from`` on.
+        adam_lr: Peak learning rate of embeddings, norms and heads.
+        muon_lr: Peak learning rate of hidden matrices.
+        dense_weight: Weight of the losses from dense labels. Use 0 for a model that was trained before and
+            whose vision must not be disturbed by newly initialised heads.
     """
 
     steps: int = 4800
@@ -151,15 +155,15 @@ class SuperviseConfig(RunConfig):
 
 @dataclass(frozen=True)
 class AlignConfig(RunConfig):
-    """Alignment of the context module to a trained reasoner (``start_from``).
+    """Configuration for aligning the context module to a trained reasoner (``start_from``).
 
     Attributes:
-        fresh_context: begin with a context module that has learned nothing.
-        train: the parts that move; the paper's stage 1 moves the context module alone.
-        lora: adapters in the language model besides; None for none.
-        images: per step, of all processes and parts together; one instruction each.
-        mix: what is asked for.
-        lr: peak learning rate.
+        fresh_context: Begin with a newly initialised context module.
+        train: Parts to train; stage 1 of the paper trains the context module alone.
+        lora: Additional adapters in the language model; None for none.
+        images: Images per step, of all processes and parts together; one instruction each.
+        mix: Shares of the kinds of expressions.
+        lr: Peak learning rate.
     """
 
     train: tuple[Part, ...] = ("context",)
@@ -179,7 +183,10 @@ class AlignConfig(RunConfig):
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How completions are drawn, see :class:`~lens_ros.model.generation.Sampling`; the paper's numbers."""
+    """Sampling parameters for completions; the defaults are the paper's.
+
+    See :class:`~lens_ros.model.generation.Sampling`.
+    """
 
     temperature: float = 0.9
     top_k: int = 50
@@ -188,25 +195,25 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ReinforceConfig(RunConfig):
-    """Reinforcement (:mod:`training.reinforce`), stage 2 of the paper.
+    """Configuration of reinforcement (:mod:`training.reinforce`), stage 2 of the paper.
 
     Attributes:
-        train: the parts of the model that are trained (:mod:`training.parts`); the paper trains all but SAM's
-            image encoder.
-        lora: adapters in the language model instead of its own weights; None for these.
-        mix: what is asked for.
-        prompts: of a step, of all processes and parts together; each has a group of its own.
-        oversample: how many prompts are drawn for each that is learned from: those whose completions differ
-            most in form and boxes are (where all earn the same there is nothing to learn). 1, as in the
-            paper, keeps all.
-        group: completions per prompt, G.
-        max_new_tokens: of a completion.
-        sampling: how they are drawn.
-        rewards: what each reward weighs.
-        beta: of the KL divergence from the model that the run began with; 0 needs no reference policy.
-        scale_rewards: advantages are divided by the group's standard deviation.
-        grpo_weight, segment_weight: of the two losses in the sum.
-        lr: peak learning rate.
+        train: Parts of the model to train (:mod:`training.parts`); the paper trains all but SAM's image
+            encoder.
+        lora: Adapters in the language model, trained instead of its own weights; None trains those weights.
+        mix: Shares of the kinds of expressions.
+        prompts: Prompts per step, of all processes and parts together; each has its own group.
+        oversample: Number of prompts drawn for each one that is trained on. Those are kept whose completions
+            differ most in form and boxes; if all completions earn the same reward there is nothing to learn.
+            1, as in the paper, keeps all.
+        group: Completions per prompt, G.
+        max_new_tokens: Largest number of tokens in a completion.
+        sampling: How completions are sampled.
+        rewards: Weight of each reward.
+        beta: Weight of the KL divergence from the model that the run began with; 0 needs no reference policy.
+        scale_rewards: Divide advantages by the group's standard deviation.
+        grpo_weight, segment_weight: Weights of the two losses in the sum.
+        lr: Peak learning rate.
     """
 
     train: tuple[Part, ...] = ("vision", "language", "context", "prompt_encoder", "mask_decoder")
@@ -228,7 +235,7 @@ class ReinforceConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(1, self, "prompts", "oversample", "max_new_tokens")
-        _at_least(2, self, "group")  # completions of one prompt are held against each other
+        _at_least(2, self, "group")  # advantages compare the completions of one prompt
         _at_least(0, self, "beta", "grpo_weight", "segment_weight", "lr", "weight_decay")
         _at_least(0, self, "sampling.temperature", "sampling.top_k")
         _at_least(0, self, "rewards.format", "rewards.box", "rewards.segment")
@@ -238,10 +245,10 @@ class ReinforceConfig(RunConfig):
 
 
 def _check_blocks(config: AlignConfig | ReinforceConfig) -> None:
-    """Check what aligning and reinforcing have in common.
+    """Check the fields that alignment and reinforcement have in common.
 
     Raises:
-        ValueError: a number that is impossible; the message names its field.
+        ValueError: A number is out of range; the message names its field.
     """
     _shares(config, *(f"mix.{f.name}" for f in dataclasses.fields(Mix)))
     if config.lora is not None:
@@ -273,11 +280,11 @@ def _all_finite(config: Any, prefix: str = "") -> None:
 
 
 def load_config(kind: type[C], path: Path, overrides: list[str]) -> C:
-    """Reads ``path`` and applies overrides: ``field=value``, ``block.field=value``, values in YAML.
+    """Read ``path`` and apply overrides: ``field=value``, ``block.field=value``, values in YAML.
 
     Raises:
-        ValueError: an unknown field, or a value of the wrong type; the message names it.
-        FileNotFoundError: there is no such file.
+        ValueError: A field is unknown, or a value has the wrong type; the message names it.
+        FileNotFoundError: There is no such file.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -291,12 +298,12 @@ def load_config(kind: type[C], path: Path, overrides: list[str]) -> C:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Writes what :func:`load_config` reads, every field."""
+    """Write every field to ``path``, as :func:`load_config` reads it."""
     path.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as YAML and JSON know it: blocks are dictionaries, tuples are lists."""
+    """Return the configuration in types of YAML and JSON: blocks as dictionaries, tuples as lists."""
     return _plain(dataclasses.asdict(config))
 
 
@@ -324,7 +331,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _block(kind: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:
-    """A dataclass from a dictionary; ``prefix`` is what stands before its fields' names."""
+    """Build a dataclass from a dictionary; ``prefix`` precedes its field names in messages."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for name in values:
@@ -343,8 +350,11 @@ def _block(kind: type[Any], values: dict[str, Any], source: str, prefix: str) ->
 
 
 def _typed(kind: Any, value: Any, source: str, name: str) -> Any:
-    """``value`` as ``kind``: a plain type, a Literal, a tuple of one type, a dataclass, or one of these or
-    None."""
+    """Convert ``value`` to ``kind``.
+
+    ``kind`` is a plain type, a Literal, a tuple of one type, a dataclass, or a union of one of these and
+    None.
+    """
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         if value is None:
             return None
@@ -361,7 +371,7 @@ def _typed(kind: Any, value: Any, source: str, name: str) -> Any:
             return tuple(_typed(inner, v, source, f"{name}[{k}]") for k, v in enumerate(value))
     elif kind is float and not isinstance(value, bool):
         try:
-            return float(value)  # YAML takes 1e-3 for a word: it wants 1.0e-3
+            return float(value)  # YAML parses 1e-3 as a string; only 1.0e-3 is a number
         except (TypeError, ValueError):
             pass
     elif type(value) is kind:

@@ -1,6 +1,6 @@
-"""Dense auxiliary supervision from instance masks: what a tower learns before language can teach it.
+"""Dense auxiliary supervision from instance masks, which trains the vision tower before language can.
 
-Nothing of this ships; it exists only during training.
+Nothing in this module is exported; it exists only during training.
 """
 
 from __future__ import annotations
@@ -23,15 +23,23 @@ from training.losses import soft_number_labels
 from training.nano import number_tokens
 
 _BACKGROUND = len(CATEGORIES)
-_PATCH_SHARE, _TOKEN_SHARE = 0.3, 0.1  # of a cell that an object must cover to own it
+_PATCH_SHARE, _TOKEN_SHARE = 0.3, 0.1  # share of a cell that an object must cover to own it
 
 
 @dataclass(frozen=True)
 class DenseLabels:
-    """Who owns each cell: category index (``len(CATEGORIES)`` = background) and color index (-1 there), per
-    patch ``(B, N)`` in merge order and per visual token ``(B, N/4)`` row-major; ``boxes`` ``(B, N/4, 4)`` in
-    fractions of the image. ``owner_box`` ``(B, 4, s, s)`` and ``owned`` ``(B, s, s)`` at the segmenter's
-    stride 4."""
+    """Labels of the object that owns each cell.
+
+    Attributes:
+        patch_category: Category index per patch, ``(B, N)`` in merge order; ``len(CATEGORIES)`` is
+            background.
+        patch_color: Color index per patch, ``(B, N)`` in merge order; -1 for background.
+        token_category: Category index per visual token, ``(B, N/4)`` row-major.
+        token_color: Color index per visual token, ``(B, N/4)`` row-major.
+        boxes: Box of the owner of each visual token, ``(B, N/4, 4)``, in fractions of the image.
+        owner_box: Box of the owner of each cell, ``(B, 4, s, s)``, at the segmenter's stride 4.
+        owned: Whether an object owns the cell, ``(B, s, s)``, at the segmenter's stride 4.
+    """
 
     patch_category: torch.Tensor
     patch_color: torch.Tensor
@@ -45,14 +53,20 @@ class DenseLabels:
 def dense_labels(
     instances: list[np.ndarray], objects: list[tuple[SceneObject, ...]], reasoner_size: int
 ) -> DenseLabels:
-    """Labels of a batch; ``instances`` are ``(S, S)`` uint8, squashed, with boxes in the unsquashed image of
-    each object's frame given as fractions by :func:`fraction_box`."""
+    """Return the labels of a batch.
+
+    Args:
+        instances: Instance maps, ``(S, S)`` uint8, squashed to a square.
+        objects: The objects of each image. Their boxes are computed from the instance maps by
+            :func:`fraction_box`, as fractions of the image.
+        reasoner_size: Side of the reasoner's image in pixels.
+    """
     per_image = [_label(i, o, reasoner_size) for i, o in zip(instances, objects, strict=True)]
     return DenseLabels(*(torch.from_numpy(np.stack(column)) for column in zip(*per_image, strict=True)))
 
 
 def fraction_box(instances: np.ndarray, index: int) -> tuple[float, float, float, float]:
-    """The box of one object in fractions of the image, from its pixels; zeros when it has none."""
+    """Return the box of one object's pixels in fractions of the image, zeros if it has none."""
     mask = instances == index
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
@@ -71,24 +85,24 @@ def _label(
     masks = np.stack([small == o.index for o in objects]).astype(np.float32)
     patch = merge_order(torch.from_numpy(_owner(masks, PATCH, _PATCH_SHARE))).numpy()
     token = _owner(masks, PATCH * MERGE, _TOKEN_SHARE).reshape(-1)
-    fine = instances[2::4, 2::4].astype(np.int64) - 1  # -1 picks the background row
+    fine = instances[2::4, 2::4].astype(np.int64) - 1  # index -1 selects the background row
     return (category[patch], color[patch], category[token], color[token], boxes[token],
             boxes[fine].transpose(2, 0, 1), (fine >= 0).astype(np.float32))  # fmt: skip
 
 
 def _owner(masks: np.ndarray, cell: int, share: float) -> np.ndarray:
-    """``(n, S, S)`` to ``(S/cell, S/cell)`` int64: which object covers most of a cell, -1 for none."""
+    """Map ``(n, S, S)`` masks to ``(S/cell, S/cell)`` int64: the object that covers most of a cell, or -1."""
     count, side, _ = masks.shape
     cover = masks.reshape(count, side // cell, cell, side // cell, cell).mean(axis=(2, 4))
     return np.where(cover.max(axis=0) > share, cover.argmax(axis=0), -1)
 
 
 class DenseHeads(nn.Module):
-    """Heads on the vision tower and on the segmenter's encoder, and ties of visual tokens to the vocabulary.
+    """Heads on the vision tower and the segmenter's encoder, and losses that tie visual tokens to words.
 
     The ties matter most: a visual token must predict, through the language model's own embedding, the words
-    for its category and color and the numbers of its centre. Without them grounding was not learned from
-    the language loss alone.
+    for its category and color and the numbers of its centre. Without them grounding was not learned from the
+    language loss alone.
     """
 
     def __init__(self, model: LensModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -110,7 +124,7 @@ class DenseHeads(nn.Module):
     def vision_loss(
         self, model: LensModel, patches: torch.Tensor, tokens: torch.Tensor, labels: DenseLabels
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Of the reasoner's vision tower, on what :meth:`LensModel.see` returned."""
+        """Return the loss of the reasoner's vision tower on the output of :meth:`LensModel.see`."""
         classes = len(CATEGORIES) + 1
         patch = self.patch(patches).float()
         loss = F.cross_entropy(
@@ -147,7 +161,10 @@ class DenseHeads(nn.Module):
         return loss, {"dense/word_accuracy": right.item()}
 
     def segmenter_loss(self, features: ImageFeatures, labels: DenseLabels, images: int) -> torch.Tensor:
-        """Foreground and box offsets at the segmenter's finest level, for the first ``images`` images."""
+        """Return the loss of foreground and box offsets at the segmenter's finest level.
+
+        Only the first ``images`` images are used.
+        """
         predicted = self.pixel(features.high_resolution[0]).float()
         owned, box = labels.owned[:images], labels.owner_box[:images]
         side = owned.shape[-1]
@@ -160,8 +177,15 @@ class DenseHeads(nn.Module):
         return loss + 4 * (predicted[:, 1:] - offset)[inside].abs().mean()
 
     def prompt_loss(self, prompts: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Context prompts ``(N, C)`` must tell where their object is: L1 on boxes ``(N, 4)`` in fractions; 0
-        for no prompts."""
+        """Return the L1 loss of boxes predicted from context prompts, so that prompts encode positions.
+
+        Args:
+            prompts: Context prompts, ``(N, C)``.
+            boxes: True boxes, ``(N, 4)``, in fractions of the image.
+
+        Returns:
+            Scalar loss, 0 for no prompts.
+        """
         return (self.prompt_box(prompts).float().sigmoid() - boxes).abs().sum() / max(1, boxes.numel())
 
     def _cell_centers(self, cells: int) -> torch.Tensor:

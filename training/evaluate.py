@@ -1,17 +1,18 @@
-"""Evaluation on simulated tabletops of a seed that the caller chooses.
+"""Evaluate a model on simulated tabletops of a seed that the caller chooses.
 
 python -m training.evaluate --model lens-nano --data tabletop --scenes 200 --seed 9001 --json out.json
 
---split says what is asked for (see training.data.questions): one object (in_distribution), one or several
-(all_of), or what is there and what is not, half and half (none); or one object where training never was:
-pairs of category and color (unseen_pairs), sentences of another form (unseen_phrasing), 10 to 13 objects
-(crowded), tables and walls of other patterns (unseen_textures). --fast: answers without thinking first.
-Every answer counts, whatever its score: the model's score threshold is off (training.tools.calibrate measures
-it). --dtype and --quantization: how the model is loaded (see lens_ros.lens.Lens.from_pretrained).
+--split selects what is asked for (see training.data.questions): one object (in_distribution), one or several
+objects (all_of), or present and absent objects, half and half (none). The remaining splits ask for one object
+under conditions that training never contained: other pairs of category and color (unseen_pairs), other forms
+of sentences (unseen_phrasing), 10 to 13 objects (crowded), other patterns of tables and walls
+(unseen_textures). --fast: answer without thinking first. Every answer counts, whatever its score: the model's
+score threshold is off (training.tools.calibrate measures it). --dtype and --quantization: how the model is
+loaded (see lens_ros.lens.Lens.from_pretrained).
 
-The JSON file holds the arguments, the numbers of lens_ros.evaluation.metrics.summarize over all questions
-and, under by_kind, per kind of expression; for --split none also, under nothing, those of summarize_nothing.
-The HTML file shows them, with pictures of answers, and needs nothing beside it.
+The JSON file holds the arguments and the numbers of lens_ros.evaluation.metrics.summarize, over all questions
+and per kind of expression (under by_kind). For --split none it also holds those of summarize_nothing (under
+nothing). The HTML file shows the numbers with pictures of the answers; it is self-contained.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ from lens_ros.visualization import Tile, contact_sheet
 from training.data.questions import SPLITS, Question, tabletop_questions
 from training.pictures import answer_tile, drawn_answer
 
-PICTURES = 24  # answers on the contact sheet
+PICTURES = 24  # number of answers on the contact sheet
 
 
 def ask(
     lens: Lens, questions: Iterable[Question], *, think: bool | None = None
 ) -> Iterator[tuple[Question, Segmentation, Score]]:
-    """Asks every question, by the same path that a user takes; ``think`` as for :meth:`Lens.segment`.
+    """Ask every question through the same path as a user; ``think`` as for :meth:`Lens.segment`.
 
-    Whatever their score: every answer counts, as in the paper's metrics.
+    The score threshold is off: every answer counts, as in the paper's metrics.
     """
     for question in questions:
         started = time.perf_counter()
@@ -59,12 +60,12 @@ def ask(
 
 
 def evaluate(lens: Lens, questions: Iterable[Question], *, think: bool | None = None) -> list[Score]:
-    """The scores of :func:`ask`."""
+    """Return the scores of :func:`ask`."""
     return [result for _, _, result in ask(lens, questions, think=think)]
 
 
 def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) -> Score:
-    """Holds an answer against the scene. The mask counts whether it was accepted or not."""
+    """Compare an answer with the scene. The mask counts whether it was accepted or not."""
     frame, targets = question.frame, question.expression.targets
     height, width = frame.instances.shape
     predicted = np.zeros((height, width), dtype=bool)
@@ -97,14 +98,20 @@ def score(lens: Lens, question: Question, answer: Segmentation, seconds: float) 
 
 
 def _worst_match(fits: np.ndarray) -> float:
-    """The least IoU of a box, and of a target, with what fits it best, from all IoU ``(boxes, targets)``;
-    0 where there are more of the one than of the other."""
+    """Return the lowest IoU that any box or target has with its best match.
+
+    Args:
+        fits: All IoU values, ``(boxes, targets)``.
+
+    Returns:
+        The lowest best-match IoU; 0 if the numbers of boxes and targets differ.
+    """
     boxes, targets = fits.shape
     return float(min(fits.max(axis=0).min(), fits.max(axis=1).min())) if boxes == targets else 0.0
 
 
 def refuse_rendered_seeds(model: Path, seed: int) -> None:
-    """Raises ValueError when ``seed`` was rendered for the training or validation of this model."""
+    """Raise ValueError if ``seed`` was rendered for the training or validation of this model."""
     record = model / "training.json"
     if not record.exists():
         raise ValueError(f"{record} is missing: it names the seeds that the model was trained on")
@@ -141,7 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--scenes, --expressions and --threads must be at least 1, --seed at least 0")
     torch.set_num_threads(options.threads)
     try:
-        for path in filter(None, (options.json, options.html, options.sheet)):  # not after minutes of answers
+        # Fail now, not after minutes of answers.
+        for path in filter(None, (options.json, options.html, options.sheet)):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir() or not os.access(path.parent, os.W_OK):
                 raise ValueError(f"cannot write {path}: name a file in a folder that you may write to")

@@ -1,18 +1,19 @@
-"""Evaluation of tracking on simulated tabletops in motion.
+"""Evaluate tracking on simulated tabletops in motion.
 
 python -m training.evaluate_tracking --model lens-nano --seed 9601 --sequences 25 --json out/tracking.json
 
-Sequences of 100 frames (10 s): the camera sways in a hand, approaches on an arm or turns away and returns;
-the target is pushed; something else is carried before it. They begin with an answer that is right (mask IoU
-above 0.5; other scenes are skipped): what is measured is how it is carried on. The methods:
+Each sequence has 100 frames (10 s). The camera sways in a hand, approaches on an arm, or turns away and
+returns; the target is pushed; another object is moved in front of it. Each sequence begins with a right
+answer (mask IoU above 0.5; other scenes are skipped), because the evaluation measures how well that answer is
+tracked. The methods:
 
   hold          the first mask stays where it was
   ask_always    the reasoner answers on every frame (on the first sequence of each motion)
   box           the box of the last mask is the prompt, nothing is checked
-  mask          the same with the last mask as a prompt beside the box
-  checked       lens_ros.tracking.tracker without asking again
-  default       lens_ros.tracking.tracker, and the reasoner is asked again when it says so; its answer comes
-                two frames later, about the frame of the question
+  mask          as box, with the last mask as an additional prompt
+  checked       lens_ros.tracking.tracker without reasoning again
+  default       lens_ros.tracking.tracker with reasoning again when it asks for it; the answer arrives
+                two frames later and refers to the frame of the question
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ _ANSWER_AFTER = 2  # frames from a question to its answer
 _UNCHECKED = Checks(
     likeness=0, overlap=0, score=0, growth=float("inf"), apart=1, regain=0, regain_growth=float("inf")
 )
-_SHOWN = 6  # frames per sequence on the picture
+_SHOWN = 6  # frames per sequence in the picture
 
 
 def follow(
     lens: Lens, scene: MovingScene, first: Segmentation, method: str, every: int
 ) -> Iterator[tuple[Step, Segmentation]]:
-    """What ``method`` makes of each ``every``-th frame after the first."""
+    """Yield the result of ``method`` on each ``every``-th frame after the first."""
     unchecked = method in ("box", "mask")
     tracker = Tracker(lens, _UNCHECKED if unchecked else None, mask_prompts=method == "mask")
     tracker.start("it", scene.frames[0].rgb, first)
@@ -86,7 +87,7 @@ def follow(
 
 
 def _ask(lens: Lens, image: SeenImage | np.ndarray, instruction: str) -> Segmentation:
-    """Whatever its score: what is measured is tracking."""
+    """Segment ``image`` with the score threshold off, since only tracking is measured."""
     return lens.segment(image, instruction, score_threshold=0.0)
 
 
@@ -99,7 +100,7 @@ def _held_against(answer: Segmentation, scene: MovingScene, number: int, asked: 
 
 
 def _tiles(scene: MovingScene, first: Segmentation, later: list[tuple[Step, Segmentation]]) -> list[Tile]:
-    """Some frames of a sequence, the mask in green, and how it went."""
+    """Return tiles of some frames of a sequence, with the mask in green and the result."""
     picked = [round(k) for k in np.linspace(0, len(later) - 1, _SHOWN - 1)]
     tiles = [Tile(overlay(scene.frames[0].rgb, first), scene.motion, scene.instruction)]
     for k in picked:

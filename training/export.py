@@ -1,4 +1,4 @@
-"""What a run leaves behind: a model's folder with the record of how it came to be."""
+"""Export the result of a run: a model folder with a record of its training."""
 
 from __future__ import annotations
 
@@ -31,12 +31,18 @@ def export(
     seconds: float,
     **more: Any,
 ) -> Path:
-    """Writes the model as it ships, float16, adapters merged, with its record (configuration, seeds, time,
-    and ``more``) and its curves. The folder appears when it is whole.
+    """Write the model as it is published (float16, adapters merged), its record and its curves.
+
+    The record holds configuration, seeds, time, and ``more``. The folder appears only when it is complete.
 
     Args:
-        program: that trained it, such as ``"training.supervise"``.
-        seconds: that training took.
+        model: The trained model.
+        tokenizer: Tokenizer of the model.
+        config: Configuration of the run.
+        folder: The folder to write.
+        program: Program that trained the model, such as ``"training.supervise"``.
+        seconds: Duration of training.
+        more: Further entries of the record.
     """
     parent = _record(find_model(config.start_from)) if config.start_from else {}
     record = {
@@ -45,7 +51,7 @@ def export(
         "rendered_seeds": sorted(
             {config.data_seed, config.validation_seed, *parent.get("rendered_seeds", ())}
         ),
-        # Without the folders, which mean nothing on another machine.
+        # Leave out the folders, which mean nothing on another machine.
         "config": {
             **{k: v for k, v in plain(config).items() if k not in ("data", "out")},
             "start_from": Path(config.start_from).name,
@@ -61,13 +67,16 @@ def export(
 
 
 def save_trained(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """The weights as they ship, float16, and without a calibration: what was fitted for the ones that they
-    began with says nothing about them (``training.tools.calibrate --write`` fits anew)."""
+    """Write the weights as they are published, in float16 and without a calibration.
+
+    A calibration that was fitted for the initial weights does not apply to the trained ones
+    (``training.tools.calibrate --write`` fits a new one).
+    """
     model.config = dataclasses.replace(model.config, calibration=None)
     save_model(model, tokenizer, folder, dtype=torch.float16)
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Empty for a model that was not trained here."""
+    """Return the training record in a folder, empty for a model that was not trained here."""
     path = folder / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,15 +1,20 @@
-"""The one training loop, on accelerate. A program says what is trained (:class:`Task`), this does the rest:
-processes and devices, gradient accumulation, schedule, checkpoints, metrics, evaluation, export.
+"""Training loop on accelerate, shared by all training programs.
 
-Started by itself, a program runs on one GPU, or on a CPU in ``config.processes`` processes of one thread
-each. Started by a launcher (``accelerate launch -m training.supervise CONFIG``, torchrun) it is one of its
-processes, wrapped as the launcher was told to: DDP, FSDP, DeepSpeed. The last two take a task with one
-optimiser.
+A program defines what is trained (:class:`Task`). The loop does the rest: processes and devices, gradient
+accumulation, schedule, checkpoints, metrics, evaluation, export.
 
-In ``config.out``: ``checkpoints/`` (:mod:`training.checkpoint`), ``metrics.jsonl`` and ``tensorboard/``
-(:mod:`training.progress`), ``pictures/step-000500.jpg`` of the first answers of an evaluation, ``best``, a
-link to the exported model with the highest mask cIoU in evaluation, and ``model/``, what the last step came
-to.
+Started directly, a program runs on one GPU, or on a CPU in ``config.processes`` processes of one thread each.
+Started by a launcher (``accelerate launch -m training.supervise CONFIG``, torchrun) it is one of the
+launcher's processes, wrapped as the launcher is configured: DDP, FSDP, DeepSpeed. The last two need a task
+with one optimiser.
+
+Contents of ``config.out``:
+
+- ``checkpoints/`` (:mod:`training.checkpoint`)
+- ``metrics.jsonl`` and ``tensorboard/`` (:mod:`training.progress`)
+- ``pictures/step-000500.jpg``, the first answers of an evaluation
+- ``best``, a link to the exported model with the highest mask cIoU in evaluation
+- ``model/``, the exported model after the last step
 """
 
 from __future__ import annotations
@@ -59,8 +64,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Turn:
-    """One forward and backward pass: part ``part`` of optimiser step ``step`` in process ``rank`` of
-    ``world``."""
+    """One forward and backward pass.
+
+    It is part ``part`` of optimiser step ``step`` in process ``rank`` of ``world``.
+    """
 
     step: int
     part: int
@@ -69,23 +76,25 @@ class Turn:
 
     @property
     def share(self) -> int:
-        """Which of the ``world * accumulate`` shares of the step's batch it trains on: two processes see what
-        one sees in two parts."""
+        """Index of this turn among the ``world * accumulate`` shares of the step's batch.
+
+        Two processes see the same shares as one process in two parts.
+        """
         return self.part * self.world + self.rank
 
 
 class Task(ABC):
-    """What a program trains, made in every process by a function of the configuration.
+    """A training task, created in every process by a function of the configuration.
 
     Attributes:
-        model: what is evaluated and exported; its parameters are among those of ``module``.
-        tokenizer: of the model.
-        module: what accelerate wraps; called exactly once per backward pass.
+        model: The model that is evaluated and exported; its parameters are among those of ``module``.
+        tokenizer: Tokenizer of the model.
+        module: The module that accelerate wraps; called exactly once per backward pass.
     """
 
     program: ClassVar[str]  # recorded with the weights, such as "training.supervise"
-    shown: ClassVar[tuple[str, ...]] = ("loss",)  # metrics beside the progress bar
-    # DDP must be told when a backward pass may not reach every trained parameter; it costs time.
+    shown: ClassVar[tuple[str, ...]] = ("loss",)  # metrics shown next to the progress bar
+    # DDP needs to know whether a backward pass may miss trained parameters. The check costs time.
     find_unused_parameters: ClassVar[bool] = False
 
     model: LensModel
@@ -94,45 +103,49 @@ class Task(ABC):
 
     @property
     def evaluate_from(self) -> int:
-        """The first step after which the model can be expected to answer."""
+        """First step after which the model can be expected to answer."""
         return 0
 
     @abstractmethod
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """With their peak learning rates. Called once, when ``module`` is on its device; ``learning_rate`` in
-        the metrics is that of the first."""
+        """Return the optimisers with their peak learning rates, by name.
+
+        Called once, when ``module`` is on its device. ``learning_rate`` in the metrics is that of the first.
+        """
 
     @abstractmethod
     def loss(self, wrapped: nn.Module, turn: Turn) -> tuple[torch.Tensor, Values]:
-        """Scalar loss and metrics of a turn: a pure function of the configuration, the turn and the weights.
+        """Return scalar loss and metrics of a turn, as a pure function of configuration, turn and weights.
 
-        Called in training mode, under bfloat16 autocast where the configuration asks for it, and with torch's
-        global generators seeded for the turn, so that what draws from them is pure too.
+        Called in training mode, and under bfloat16 autocast if the configuration asks for it. Torch's global
+        generators are seeded for the turn, so code that draws from them is pure too.
 
         Args:
-            wrapped: ``module`` as accelerate wrapped it: to be called once, and not under ``no_grad``. For
-                anything else (sampling, a reference) call ``module`` and ``model`` themselves.
+            wrapped: ``module`` as accelerate wrapped it; call it once, and not under ``no_grad``. For
+                anything else (sampling, a reference policy) call ``module`` and ``model`` directly.
+            turn: The part of the step to compute.
         """
 
 
 def train(task_of: Callable[[C], Task], config: C) -> Path:
-    """Runs or resumes training; returns the folder of the exported model.
+    """Run or resume training and return the folder of the exported model.
 
     Args:
-        task_of: a class or function at module level: new processes import it.
+        task_of: A class or function at module level, since new processes import it.
+        config: Configuration of the run.
 
     Raises:
-        ValueError: the configuration does not fit the data, the model, or the run in ``config.out``. In one
-            of several processes it is ``torch.multiprocessing.ProcessRaisedException``.
+        ValueError: The configuration does not fit the data, the model, or the run in ``config.out``. With
+            several processes it is ``torch.multiprocessing.ProcessRaisedException`` instead.
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if _launched() or torch.accelerator.is_available():
         return _run(task_of, config)
     if config.processes > 1:
-        meeting = out / "meeting"  # where the processes find each other; gloo does not clean it up
+        meeting = out / "meeting"  # file for the rendezvous of the processes; gloo does not clean it up
         meeting.unlink(missing_ok=True)
-        # Forks of one process that has imported what each of them needs, which takes seconds.
+        # Fork from one process that has already imported what each of them needs, which takes seconds.
         multiprocessing.set_forkserver_preload([__name__])
         torch.multiprocessing.start_processes(
             _work,
@@ -150,13 +163,13 @@ def train(task_of: Callable[[C], Task], config: C) -> Path:
 
 
 def _launched() -> bool:
-    """Whether torchrun or ``accelerate launch`` started this process."""
+    """Return whether torchrun or ``accelerate launch`` started this process."""
     return any(name in os.environ for name in ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"))
 
 
 def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # SIGINT asks the workers to end too; a run in the background would ignore it.
+    # SIGINT must stop the workers too; a run in the background would ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(
         RANK=str(rank),
@@ -174,7 +187,7 @@ def _work(rank: int, task_of: Callable[[C], Task], config: C, meeting: Path) -> 
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that started the run has ended, in whatever way."""
+    """Exit this process as soon as the one that started the run has ended, for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -182,18 +195,18 @@ def _end_with_parent() -> None:
 
 
 def _run(task_of: Callable[[C], Task], config: C) -> Path:
-    """What each process does."""
-    # DDP's word on the gradients of 1x1 convolutions: nothing that could be done about it.
+    """Run training in this process."""
+    # Suppress DDP's warning about gradients of 1x1 convolutions: nothing can be done about it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         return _Run(task_of, config).train()
     finally:
-        # Accelerate keeps these for ever; another run in this process would be the same one.
+        # Accelerate keeps this state in globals; the next run in this process would reuse it.
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class _Run:
-    """A process's share of a run."""
+    """The part of a run that one process executes."""
 
     def __init__(self, task_of: Callable[[C], Task], config: C) -> None:
         cpu = not torch.accelerator.is_available()
@@ -217,7 +230,7 @@ class _Run:
         self.started = time.perf_counter() - self.resumed.seconds
         self.means = Means()
         self.main = self.accelerator.is_main_process
-        # No validation, no simulator: training itself needs no OpenGL.
+        # Without validation no simulator is needed, so training itself needs no OpenGL.
         self.validation = Validation(config) if self.main and config.validation_expressions else None
         self.reporter: Reporter | None = None
         if self.main:
@@ -233,7 +246,7 @@ class _Run:
                 self.reporter.advance()
             if done % config.log_every == 0 or last:
                 self._log(done)
-            # Before the checkpoint, or a kill in between would cost the evaluation.
+            # Evaluate before the checkpoint; otherwise a kill in between would lose the evaluation.
             if (done % config.evaluate_every == 0 or last) and done > self.task.evaluate_from:
                 self._evaluate(done)
             if done % config.checkpoint_every == 0 or last:
@@ -270,10 +283,10 @@ class _Run:
         self.means.add({"learning_rate": rate, "step_time": time.perf_counter() - began})
 
     def _clip(self, step: int) -> None:
-        """Raises FloatingPointError before anything that is not a number reaches the weights."""
+        """Clip the gradients; raise FloatingPointError before non-finite values reach the weights."""
         limit = self.config.clip_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
-        if norm is None:  # DeepSpeed does not say
+        if norm is None:  # DeepSpeed does not report it
             return
         norm = float(norm)
         if not math.isfinite(norm):
@@ -317,8 +330,11 @@ class _Run:
         )  # fmt: skip
 
     def _whole_model(self) -> LensModel:
-        """The model with all of its weights: where these are spread over processes, a copy that holds them,
-        which means something in the first process only."""
+        """Return the model with all of its weights.
+
+        If the weights are sharded over processes, this is a copy that holds them, valid in the first process
+        only.
+        """
         if self.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return self.task.model
         prefix = next(name for name, m in self.task.module.named_modules() if m is self.task.model)
@@ -335,12 +351,12 @@ class _Run:
 
 
 def _seed(seed: int, turn: Turn) -> int:
-    """Of torch's generators, another in every turn."""
+    """Derive a seed for torch's generators that differs in every turn."""
     return int(np.random.SeedSequence([seed, turn.step, turn.share]).generate_state(1)[0])
 
 
 def learning_rate_scale(step: int, config: RunConfig) -> float:
-    """What a step's learning rates are of their peaks: warm-up, plateau, fall to zero."""
+    """Return a step's factor of the peak learning rates: warm-up, plateau, fall to zero."""
     warm = (step + 1) / config.warmup if config.warmup else 1.0
     cool = (config.steps - step) / (config.steps * config.cooldown) if config.cooldown else 1.0
     if config.schedule == "cosine":
@@ -349,7 +365,7 @@ def learning_rate_scale(step: int, config: RunConfig) -> float:
 
 
 def to_device(batch: T, device: torch.device) -> T:
-    """A dataclass of tensors, or of such dataclasses, with every tensor on ``device``."""
+    """Move every tensor of a dataclass (or of nested dataclasses) to ``device``."""
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)  # type: ignore[return-value]
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
@@ -365,7 +381,7 @@ def command_line(
     task_of: Callable[[C], Task],
     arguments: list[str] | None = None,
 ) -> int:
-    """The training program ``python -m PROGRAM CONFIG [field=value ...]``; returns its exit status."""
+    """Run the training program ``python -m PROGRAM CONFIG [field=value ...]`` and return its exit status."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
         description=description,
@@ -391,7 +407,7 @@ def command_line(
 
 
 def _facts(task: Task, accelerator: Accelerator, config: RunConfig, resumed: Progress) -> str:
-    """What one wants to know before a long run."""
+    """Describe the run: progress, devices, library versions and trained parameters."""
     model = task.model
     side = model.config.image.reasoner_size
     rows, cols = visual_grid(side, side)

@@ -1,4 +1,4 @@
-"""LoRA in the reasoner's language model (arXiv 2106.09685), by peft; merged into what is exported."""
+"""LoRA in the reasoner's language model (arXiv 2106.09685), by peft; merged before export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lens_ros.model.network import LensModel
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters: ``W x + alpha / rank * B A x`` in the linear layers called ``targets``."""
+    """Low-rank adapters: ``W x + alpha / rank * B A x`` in the linear layers named in ``targets``."""
 
     rank: int = 16
     alpha: int = 32
@@ -21,13 +21,14 @@ class LoraConfig:
 
 
 def inject(model: LensModel, config: LoraConfig, seed: int) -> None:
-    """Freezes the language model (its embedding and head too) and puts trained adapters into it. They begin
-    as nothing: the second factor is zero.
+    """Freeze the language model (with its embedding and head) and add trainable adapters to it.
+
+    The adapters initially change nothing: their second factor is zero.
 
     Raises:
-        ValueError: no layer is called as the configuration says.
+        ValueError: No layer has one of the configured names.
     """
-    import peft  # optional
+    import peft  # optional dependency
 
     model.language_model.requires_grad_(False)
     model.reasoner.lm_head.requires_grad_(False)
@@ -38,8 +39,10 @@ def inject(model: LensModel, config: LoraConfig, seed: int) -> None:
 
 
 def merged(model: LensModel) -> LensModel:
-    """The model with its adapters added to the weights that they adapt: a copy, or the model itself where it
-    has none."""
+    """Return the model with its adapters merged into the weights that they adapt.
+
+    The result is a copy, or the model itself if it has no adapters.
+    """
     if not any("lora_" in name for name, _ in model.named_parameters()):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -1,4 +1,4 @@
-"""Losses, as pure functions."""
+"""Loss functions, all pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-SOFT_SIGMA = 1.5  # of the soft labels of number tokens, in units of the number
+SOFT_SIGMA = 1.5  # standard deviation of the soft labels of number tokens, in units of the number
 
 
 def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float = 4.0) -> torch.Tensor:
-    """BCE + dice with weights for a model born from scratch, at the resolution of the logits.
-    :func:`segmentation_loss` is the same as LENS has it.
+    """Return BCE + dice, weighted for a model trained from scratch, at the resolution of the logits.
+
+    :func:`segmentation_loss` is the same loss as in LENS.
 
     Args:
         logits: ``(N, h, w)``.
         target: ``(N, h, w)`` float in 0..1, the share of each cell that the object covers.
-        positive_weight: of the object's pixels in the BCE: tabletop objects cover a few percent of an image.
+        positive_weight: Weight of the object's pixels in the BCE: tabletop objects cover a few percent of an
+            image.
 
     Returns:
-        scalar, mean over masks.
+        Scalar, mean over masks.
     """
     logits = logits.float()
     weight = logits.new_tensor(positive_weight)
@@ -33,15 +35,17 @@ def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float
 
 
 def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """BCE + dice, the segment-level loss of both of LENS's stages (``sam_loss.py``), at the true mask's
-    resolution: BCE is the mean over pixels, dice ``1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1)``.
+    """Return BCE + dice, the segment-level loss of both stages of LENS (``sam_loss.py``).
+
+    Computed at the resolution of the true mask. BCE is the mean over pixels, dice is ``1 - (2 sum(p g) + 1) /
+    (sum(p) + sum(g) + 1)``.
 
     Args:
         logits: ``(N, h, w)``, any float type, with gradient.
         target: ``(N, H, W)`` bool or float in 0..1.
 
     Returns:
-        ``(N,)`` float32, one per mask, for the trainer to average: images differ in size.
+        ``(N,)`` float32, one per mask. The trainer averages them, because images differ in size.
     """
     target = target.float()
     logits = upsampled(logits, target.shape[-2:])
@@ -53,12 +57,18 @@ def segmentation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 def upsampled(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """``(N, h, w)`` to ``(N, *size)`` float32, bilinear, pixel areas (not corners) aligned, as LENS."""
+    """Upsample ``(N, h, w)`` bilinearly to ``(N, *size)`` float32, as LENS does.
+
+    Pixel areas are aligned, not corners.
+    """
     return F.interpolate(logits[:, None].float(), tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def mask_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """IoU ``(N,)`` of ``logits > 0`` and ``target > 0.5``, both ``(N, h, w)``; 1 where both are empty."""
+    """Return the IoU ``(N,)`` of ``logits > 0`` and ``target > 0.5``, both ``(N, h, w)``.
+
+    It is 1 where both are empty.
+    """
     predicted, true = logits > 0, target > 0.5
     union = (predicted | true).sum(dim=(-2, -1))
     iou = (predicted & true).sum(dim=(-2, -1)) / union.clamp_min(1)
@@ -68,12 +78,13 @@ def mask_iou(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def language_loss(
     logits: torch.Tensor, labels: torch.Tensor, first_number: int, numbers: int
 ) -> torch.Tensor:
-    """Cross-entropy over tokens, with Gaussian soft labels for numbers: 127 for 128 is nearly right.
+    """Return cross-entropy over tokens, with Gaussian soft labels for numbers: 127 for 128 is nearly right.
 
     Args:
         logits: ``(N, V)``.
         labels: ``(N,)`` int64.
-        first_number, numbers: the ids ``first_number .. first_number + numbers - 1`` are 0, 1, 2, ...
+        first_number: Token id of the number 0.
+        numbers: Number of number tokens; ids ``first_number .. first_number + numbers - 1`` are 0, 1, 2, ...
 
     Returns:
         ``(N,)``.
@@ -88,7 +99,7 @@ def language_loss(
 
 
 def soft_number_labels(value: torch.Tensor, numbers: int, sigma: float = SOFT_SIGMA) -> torch.Tensor:
-    """``value`` ``(N, 1)`` to a distribution ``(N, numbers)`` around it."""
+    """Turn ``value`` ``(N, 1)`` into a distribution ``(N, numbers)`` around it."""
     candidates = torch.arange(numbers, device=value.device)
     density = torch.exp(-0.5 * ((candidates - value) / sigma) ** 2)
     return density / density.sum(dim=1, keepdim=True).clamp_min(1e-6)

@@ -1,4 +1,4 @@
-"""The sizes of lens-nano, and its birth: an untrained model with its tokenizer."""
+"""Configuration and construction of lens-nano: an untrained model with its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lens_ros.simulation.expressions import vocabulary
 
 VISION_LAYERS, VISION_WIDTH, VISION_HEADS = 4, 128, 4
 LANGUAGE_LAYERS, LANGUAGE_WIDTH, LANGUAGE_HEADS, KEY_HEADS = 4, 192, 4, 2
-PROMPT_WIDTH = 64  # of the segmenter
+PROMPT_WIDTH = 64  # width of the segmenter
 _EMBEDDING = "reasoner.model.language_model.embed_tokens.weight"
 
 
 def build_nano(seed: int) -> tuple[LensModel, PreTrainedTokenizerFast]:
-    """An untrained lens-nano, in float32, deterministic by ``seed``."""
+    """Return an untrained lens-nano in float32, deterministic by ``seed``."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(vocabulary())
     model = LensModel(nano_config(tokenizer))
@@ -34,7 +34,7 @@ def build_nano(seed: int) -> tuple[LensModel, PreTrainedTokenizerFast]:
 
 
 def nano_config(tokenizer: PreTrainedTokenizerFast) -> LensConfig:
-    """The architecture of the paper at a thousandth of its size."""
+    """Return the paper's architecture at a thousandth of its size."""
     image = ImageConfig(position_code=True)
     head = LANGUAGE_WIDTH // LANGUAGE_HEADS
     token = tokenizer.convert_tokens_to_ids
@@ -80,7 +80,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> LensConfig:
         "vision_config": {
             "fpn_hidden_size": PROMPT_WIDTH,
             "backbone_feature_sizes": [[size // stride] * 2 for stride in (4, 8, 16)],
-            # Sam2Model builds its Hiera before ConvPyramid takes its place: keep that short.
+            # Sam2Model builds its Hiera before ConvPyramid replaces it: keep it small.
             "backbone_config": {
                 "model_type": "sam2_hiera_det_model",
                 "hidden_size": 8,
@@ -115,11 +115,13 @@ def nano_config(tokenizer: PreTrainedTokenizerFast) -> LensConfig:
 
 @torch.no_grad()
 def inherit(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Gives ``model`` the weights of the one in ``folder``, which may know fewer words: embeddings go by
-    word, and a word that it does not know keeps the one that it was born with.
+    """Copy the weights of the model in ``folder`` into ``model``, which may know more words.
+
+    Embeddings are copied by word. A word that the model in ``folder`` does not know keeps its initial
+    embedding.
 
     Raises:
-        CheckpointError: the folder is incomplete or damaged, or holds another architecture.
+        CheckpointError: The folder is incomplete or damaged, or holds another architecture.
     """
     parent, its_tokenizer = load_model(folder)
     tensors = without_tied_head(parent.state_dict(), parent)
@@ -134,13 +136,13 @@ def inherit(model: LensModel, tokenizer: PreTrainedTokenizerFast, folder: Path) 
 
 
 def number_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
-    """Id of the token "0" and how many consecutive numbers follow from it."""
+    """Return the id of the token "0" and how many consecutive numbers start there."""
     return tokenizer.convert_tokens_to_ids("0"), NUMBERS
 
 
 @torch.no_grad()
 def _smooth_numbers(model: LensModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Starts the number tokens as Fourier features, so that neighbours are alike."""
+    """Initialise the number tokens as Fourier features, so that neighbouring numbers are similar."""
     first, count = number_tokens(tokenizer)
     table = model.language_model.embed_tokens.weight
     width = table.shape[1]

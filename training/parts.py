@@ -1,4 +1,4 @@
-"""The parts of a model by name: what a configuration says is trained, and what is counted at the start."""
+"""Named parts of a model, used to select what is trained and to count trained parameters."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PREFIXES: dict[str, Part] = {
 
 
 def part_of(name: str) -> Part:
-    """Of the parameter ``name`` of a :class:`LensModel`.
+    """Return the part that the parameter ``name`` of a :class:`LensModel` belongs to.
 
     Raises:
-        ValueError: it belongs to none.
+        ValueError: It belongs to none.
     """
     for prefix, part in _PREFIXES.items():
         if name.startswith(prefix):
@@ -38,14 +38,17 @@ def part_of(name: str) -> Part:
 
 
 def freeze_all_but(model: LensModel, trained: Collection[Part]) -> None:
-    """Freezes every parameter outside of ``trained``; inside, what was frozen before stays so."""
+    """Freeze every parameter outside of ``trained``; parameters inside that are frozen stay frozen."""
     for name, parameter in model.named_parameters():
         if part_of(name) not in trained:
             parameter.requires_grad_(False)
 
 
 def trained_parameters(module: nn.Module, model: LensModel) -> dict[str, int]:
-    """How many parameters of ``module`` are trained, by part of ``model``; ``others`` belong to no part."""
+    """Count the trained parameters of ``module`` by part of ``model``.
+
+    Parameters that belong to no part count as ``others``.
+    """
     parts = {id(p): part_of(name) for name, p in model.named_parameters()}
     counts: dict[str, int] = {}
     for parameter in module.parameters():

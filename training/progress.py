@@ -1,4 +1,4 @@
-"""What a run tells while it runs: running means to the progress bar, JSON lines and TensorBoard."""
+"""Progress reports of a run: running means for the progress bar, JSON lines and TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
 
-Values = Mapping[str, "float | torch.Tensor"]  # scalars without gradient; a tensor is read when it is needed
-Sums = dict[str, tuple[float, int]]  # by name, sum and count
+Values = Mapping[str, "float | torch.Tensor"]  # scalars without gradient; a tensor is read only when needed
+Sums = dict[str, tuple[float, int]]  # sum and count by name
 
 
 class Means:
-    """Running means of a process since they were last taken."""
+    """Running means of one process since the last call of :meth:`take`."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float | torch.Tensor]] = {}
@@ -29,7 +29,7 @@ class Means:
             self._values.setdefault(name, []).append(value)
 
     def take(self) -> Sums:
-        """Sums and counts by name. What is not a number (the mean of nothing) does not count."""
+        """Return sums and counts by name, and reset. NaN values (the mean of nothing) are skipped."""
         sums = {}
         for name, values in self._values.items():
             numbers = [number for number in map(float, values) if not math.isnan(number)]
@@ -40,18 +40,28 @@ class Means:
 
 
 def mean_of(processes: Sequence[Sums]) -> dict[str, float]:
-    """The means over all turns of all processes; a metric need not be there in every one."""
+    """Return the means over all turns of all processes; a metric may be missing in some of them."""
     names = dict.fromkeys(name for sums in processes for name in sums)
     of = {name: [sums[name] for sums in processes if name in sums] for name in names}
     return {name: sum(s for s, _ in pairs) / sum(n for _, n in pairs) for name, pairs in of.items()}
 
 
 class Reporter:
-    """Writes ``OUT/metrics.jsonl`` (a line holds step, seconds, and numbers by name or an ``evaluation``) and
-    ``OUT/tensorboard``, and moves the progress bar. For one process of the run."""
+    """Write metrics to files and move the progress bar, in one process of the run.
+
+    Each line of ``OUT/metrics.jsonl`` holds step, seconds, and either numbers by name or an ``evaluation``.
+    ``OUT/tensorboard`` holds the same for TensorBoard.
+    """
 
     def __init__(self, out: Path, first: int, steps: int, shown: Sequence[str]) -> None:
-        """``first``: steps that are done; ``shown``: names of the means that stand beside the bar."""
+        """Open the files and the progress bar.
+
+        Args:
+            out: Folder of the run.
+            first: Number of completed steps.
+            steps: Total number of steps.
+            shown: Names of the means shown next to the bar.
+        """
         self._path = out / METRICS
         self._path.touch()
         text = self._path.read_bytes()
@@ -62,11 +72,11 @@ class Reporter:
         self._shown = shown
 
     def advance(self) -> None:
-        """One step more."""
+        """Advance the progress bar by one step."""
         self._bar.update()
 
     def means(self, step: int, seconds: float, means: Mapping[str, float]) -> None:
-        """A line of training."""
+        """Write a line of training means."""
         self._line(step, seconds, {name: float(f"{value:.6g}") for name, value in means.items()})
         for name, value in means.items():
             self._board.add_scalar(name, value, step)
@@ -77,7 +87,7 @@ class Reporter:
     def evaluation(
         self, step: int, seconds: float, result: Mapping[str, float], sheet: np.ndarray | None
     ) -> None:
-        """A line of evaluation, and the contact sheet ``(H, W, 3)`` uint8 RGB of its first answers."""
+        """Write a line of evaluation and the contact sheet ``(H, W, 3)`` uint8 RGB of its first answers."""
         self._line(step, seconds, {"evaluation": dict(result)})
         for name, value in result.items():
             self._board.add_scalar(f"evaluation/{name}", value, step)

@@ -1,10 +1,13 @@
-"""Stage 2 of LENS, reinforcement: ``python -m training.reinforce CONFIG [field=value ...]``.
+"""Train a policy with unified rewards on sentence, box and mask (stage 2 of LENS, reinforcement).
 
-A step draws G completions of every prompt from the policy as it is, reads them again in one forward pass
-that gives log-probabilities and masks, rewards each for its form, its boxes and its own mask, and takes one
-step on the sum of GRPO and segmentation loss (arXiv 2508.14153, section 3). All members of a group answer the
-same instruction, and rollout, policy and reference use one position scheme, so that the KL divergence begins
-at 0; the mask decoder goes on from what it was. (In the reference's code these differ: docs/training.md.)
+Usage: ``python -m training.reinforce CONFIG [field=value ...]``
+
+A step draws G completions of every prompt from the current policy. It reads them again in one forward pass
+that gives log-probabilities and masks. Each completion is rewarded for its form, its boxes and its own mask.
+The step minimises the sum of GRPO and segmentation loss (arXiv 2508.14153, section 3). All members of a group
+answer the same instruction. Rollout, policy and reference use one position scheme, so that the KL divergence
+begins at 0. The mask decoder continues from the weights that it is given. (The reference code differs in
+these points: docs/training.md.)
 """
 
 from __future__ import annotations
@@ -37,16 +40,16 @@ from training.rollout import roll_out, texts
 
 
 class Reinforce(Task):
-    """The policy, its reference, and the loss of a turn."""
+    """Reinforcement task: the policy, its reference, and the loss of a turn."""
 
     program = "training.reinforce"
     shown = ("reward", "rewards/box/mean", "rewards/segment/mean", "kl")
 
     def __init__(self, config: ReinforceConfig) -> None:
-        """Loads the model that the run begins with.
+        """Load the model that the run begins with.
 
         Raises:
-            ValueError: no ``start_from``, or numbers that do not fit each other.
+            ValueError: There is no ``start_from``, or numbers do not fit each other.
         """
         shares = config.processes * config.accumulate
         if config.prompts % shares:
@@ -101,7 +104,7 @@ class Reinforce(Task):
         return loss, {**metrics, "drawn/format": form.mean(), "drawn/box": box.mean()}
 
     def _reference(self, completions: Completions) -> torch.Tensor | None:
-        """Log-probabilities ``(B, G, T)`` under the model that the run began with; None without a KL term."""
+        """Return log-probabilities ``(B, G, T)`` under the initial model, or None without a KL term."""
         if not self.config.beta:
             return None
         with torch.no_grad():
@@ -142,7 +145,7 @@ class Reinforce(Task):
     def _sentences(
         self, examples: Sequence[Example], completions: Completions
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Format and box rewards, each ``(B * G,)`` float32."""
+        """Return format and box rewards, each ``(B * G,)`` float32."""
         config = self.model.config
         height, width = completions.reasoner_images.shape[1:3]
         limits = extent(config.coordinates, width, height)
@@ -158,8 +161,10 @@ class Reinforce(Task):
 
 
 class _Kept(NamedTuple):
-    """The prompts that are learned from: B examples, their completions, and what these earn for form and
-    boxes, ``(B * G,)`` each."""
+    """Prompts that are trained on: B examples, their completions, and their rewards.
+
+    ``format`` and ``box`` are the rewards for form and boxes, ``(B * G,)`` each.
+    """
 
     examples: Sequence[Example]
     completions: Completions
@@ -168,8 +173,14 @@ class _Kept(NamedTuple):
 
 
 class _Segments(NamedTuple):
-    """``rewards`` ``(B * G,)`` without gradient; means over all masks of BCE + dice, of how far the predicted
-    IoU is off (squared), and of the IoU itself, which carries no gradient."""
+    """Rewards and losses of masks.
+
+    Attributes:
+        rewards: Segment rewards, ``(B * G,)``, without gradient.
+        loss: Mean over all masks of BCE + dice.
+        score_loss: Mean squared error of the predicted IoU.
+        iou: Mean IoU, without gradient.
+    """
 
     rewards: torch.Tensor
     loss: torch.Tensor
@@ -178,8 +189,13 @@ class _Segments(NamedTuple):
 
 
 def _segments(masks: torch.Tensor, scores: torch.Tensor, examples: Sequence[Example]) -> _Segments:
-    """Masks ``(B, G, h, w)`` and predicted IoU ``(B, G)`` held against the truth, at each image's own
-    resolution."""
+    """Compare masks and predicted IoU with the truth, at each image's own resolution.
+
+    Args:
+        masks: Mask logits, ``(B, G, h, w)``.
+        scores: Predicted IoU, ``(B, G)``.
+        examples: The ``B`` examples with the true masks.
+    """
     rewards, losses, ious = [], [], []
     for group, example in zip(masks, examples, strict=True):
         true = torch.from_numpy(example.mask).to(group.device).expand(len(group), -1, -1)
@@ -188,7 +204,7 @@ def _segments(masks: torch.Tensor, scores: torch.Tensor, examples: Sequence[Exam
         with torch.no_grad():
             ious.append(mask_iou(upsampled(group, true.shape[-2:]), true.float()))
     iou = torch.stack(ious)
-    # The score that a mask is published with learns what it says; LENS leaves SAM 2's as it is.
+    # Train the score that is published with a mask to predict its IoU; LENS leaves SAM 2's as it is.
     score_loss = F.mse_loss(scores.float(), iou)
     return _Segments(torch.cat(rewards), torch.cat(losses).mean(), score_loss, iou.mean())
 

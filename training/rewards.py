@@ -1,8 +1,8 @@
-"""What an answer and its mask are worth: the unified rewards of LENS (arXiv 2508.14153) on sentence, box and
-segment, carried on to several targets and to none.
+"""Unified rewards of LENS (arXiv 2508.14153) on sentence, box and segment.
 
-Each is a pure function with values in 0..1, where 1 is a perfect answer. An answer that cannot be read earns
-nothing, whatever is true: LENS scores it as the box ``0, 0, 0, 0``, which a scene without targets may match.
+They are extended to several targets and to none. Each reward is a pure function with values in 0..1, where 1
+is a perfect answer. An answer that cannot be parsed earns nothing, whatever the truth is. LENS scores it as
+the box ``0, 0, 0, 0``, which a scene without targets may match.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from training.losses import upsampled
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """What a perfect format, box and segment add to the total. LENS adds them up as they are; it leaves the
-    format out (0) where no thinking is asked for."""
+    """Weights of the rewards for format, box and segment in the total.
+
+    LENS adds them unweighted. It leaves the format out (0) if no thinking is asked for.
+    """
 
     format: float = 1.0
     box: float = 1.0
@@ -30,29 +32,31 @@ class RewardWeights:
 
 
 def format_reward(answer: Answer, *, thinking: bool = True) -> float:
-    """1 if the answer has the form that was asked for, else 0 (sentence level).
+    """Return 1 if the answer has the required form, else 0 (sentence level).
 
-    LENS asks no more than that the text opens like the form; here it must be the form from end to end
-    (:class:`Answer`), or a run-on answer would be as good. A rationale must be there exactly when it was
-    asked for: a reasoner must not earn this by leaving out its thinking, nor by thinking in the fast mode.
+    LENS only requires that the text begins like the form. Here the whole text must have the form
+    (:class:`Answer`); otherwise a run-on answer would be as good. A rationale must be present exactly when it
+    was asked for: a reasoner must not earn this by leaving out its thinking, nor by thinking in the fast
+    mode.
     """
     return float(answer.well_formed and bool(answer.rationale) == thinking)
 
 
 def box_reward(answer: Answer, true: Sequence[Box]) -> float:
-    """How well the answer's boxes fit the true ones (box level).
+    """Return how well the answer's boxes fit the true ones (box level).
 
-    One box for one target: IoU squared, as in LENS. Several, on either side: they are paired so that the sum
-    of these squares is greatest, and the sum is divided by the larger number of boxes; a missing and a
-    superfluous box cost the same, and the order does not matter. The squares stay for each pair, so that one
-    target is nothing but a set of one. LENS takes the first box of an answer and overlooks the rest; to a
-    robot, the rest are wrong targets.
+    One box for one target: IoU squared, as in LENS. Several boxes on either side: they are paired so that the
+    sum of these squares is greatest, and the sum is divided by the larger number of boxes. So a missing box
+    and a superfluous box cost the same, and the order does not matter. Each pair is squared before summing,
+    so that one target is the special case of a set of one. LENS takes the first box of an answer and ignores
+    the rest; to a robot, the rest are wrong targets.
 
-    Nothing there: 1 for an empty, well-formed answer. An empty answer where something is there earns 0, as
-    does any box where nothing is.
+    No targets: 1 for an empty, well-formed answer, 0 for any box. An empty answer earns 0 if there is a
+    target.
 
     Args:
-        true: boxes of all targets, in fractions of the image as those of ``answer``.
+        answer: The parsed answer.
+        true: Boxes of all targets, in fractions of the image as those of ``answer``.
     """
     if not true:
         return float(answer.well_formed and not answer.boxes)
@@ -64,12 +68,12 @@ def box_reward(answer: Answer, true: Sequence[Box]) -> float:
 
 
 def segment_reward(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """IoU squared of mask and true mask at the true mask's resolution (segment level).
+    """Return the squared IoU of mask and true mask at the true mask's resolution (segment level).
 
-    Nothing there: 1 for a mask without a pixel, else 0. A graded form (such as one minus the share of the
-    image that is covered) would tell masks of a few stray pixels apart by a thousandth, and the division by
-    the group's standard deviation would blow that up to a full advantage; like this, equally right answers
-    are a group without a signal.
+    No targets: 1 for a mask without a pixel, else 0. A graded form (such as one minus the covered share of
+    the image) would rate masks of a few stray pixels differently by about a thousandth. The division by the
+    group's standard deviation would amplify that to a full advantage. With this form, equally right answers
+    make a group without a signal.
 
     Args:
         logits: ``(N, h, w)``, any float type; the mask is where they are above 0 after bilinear upsampling.
@@ -80,7 +84,7 @@ def segment_reward(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         ``(N,)`` float32, without gradient.
     """
     predicted = upsampled(logits.detach(), true.shape[-2:]) > 0
-    true = true.bool()  # overlapping polygons can count 2, which would match no pixel of a mask
+    true = true.bool()  # overlapping polygons can add up to 2, which would match no pixel of a mask
     overlap = (predicted & true).sum(dim=(-2, -1))
     union = (predicted | true).sum(dim=(-2, -1))
     return torch.where(union > 0, (overlap / (union + 1e-6)) ** 2, 1.0)
@@ -89,7 +93,7 @@ def segment_reward(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def combine(
     weights: RewardWeights, format: torch.Tensor, box: torch.Tensor, segment: torch.Tensor
 ) -> torch.Tensor:
-    """The weighted sum of the three rewards, each ``(N,)``."""
+    """Return the weighted sum of the three rewards, each ``(N,)``."""
     return weights.format * format + weights.box * box + weights.segment * segment
 
 

@@ -1,4 +1,4 @@
-"""Drawing completions: what the policy says to a prompt, G times."""
+"""Sampling of completions from the policy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ def roll_out(
     sampling: Sampling,
     max_new_tokens: int,
 ) -> Completions:
-    """The same images and prompts with ``group`` completions each, drawn from the policy as it is now; image
-    and prompt are read once for all of them.
+    """Draw ``group`` completions for each image and prompt from the current policy.
 
-    Every process draws its own, from its own weights: nothing can lag behind (in the reference, all
-    processes but the first went on sampling from the untrained model).
+    Image and prompt are read once for the whole group. Every process draws its own completions from its own
+    weights, so no process can use outdated weights. (In the reference code all processes but the first kept
+    sampling from the untrained model.)
+
+    Returns:
+        The same images and prompts with the drawn completions.
     """
     model = policy.model
     ids, mask = prompted.prompt_ids, prompted.prompt_mask
@@ -48,7 +51,7 @@ def roll_out(
 
 
 def texts(completions: Completions, tokenizer: PreTrainedTokenizerFast) -> list[list[str]]:
-    """What each completion says, without the token that ended it; ``[b][g]``."""
+    """Return the text of each completion without its end token, as ``[b][g]``."""
     end = tokenizer.eos_token_id
     rows = zip(
         completions.completion_ids.flatten(0, 1).tolist(),

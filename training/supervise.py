@@ -1,9 +1,12 @@
-"""Supervised training of lens-nano: ``python -m training.supervise CONFIG [field=value ...]``.
+"""Train lens-nano with supervision.
 
-One run, three parts by step: first the two image encoders learn from dense labels and box prompts; then the
-reasoner learns to answer simple expressions briefly; then everything is trained on everything: rationale and
-box by language loss, masks through the context queries. Or from a trained model (``start_from``), usually in
-the last part at once. Resumes from ``out`` where there is a checkpoint; see :mod:`training.loop`.
+Usage: ``python -m training.supervise CONFIG [field=value ...]``
+
+One run has three parts, switched by step. First the two image encoders learn from dense labels and box
+prompts. Then the reasoner learns to answer simple expressions briefly. Then everything is trained on
+everything: rationale and box by language loss, masks through the context queries. A run that begins with a
+trained model (``start_from``) usually starts with the last part. It resumes from ``out`` if there is a
+checkpoint; see :mod:`training.loop`.
 """
 
 from __future__ import annotations
@@ -26,11 +29,11 @@ from training.loop import Task, Turn, command_line, to_device
 from training.losses import language_loss, mask_iou, mask_loss
 from training.nano import build_nano, inherit, number_tokens
 
-_MASK_SIDE = 128  # pixels at which masks are compared: twice the decoder's resolution
+_MASK_SIDE = 128  # side in pixels at which masks are compared: twice the decoder's resolution
 
 
 class SupervisedLoss(nn.Module):
-    """One forward pass: a batch in, the total loss and its parts out."""
+    """Total loss of a batch and its parts, computed in one forward pass."""
 
     def __init__(self, model: LensModel, tokenizer: PreTrainedTokenizerFast, config: SuperviseConfig) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class SupervisedLoss(nn.Module):
         return torch.stack(list(parts.values())).sum(), metrics
 
     def _read(self, text: PackedText, visual: torch.Tensor) -> torch.Tensor:
-        """The language model over packed rows, context queries in their slots: ``(B, L, H)``."""
+        """Run the language model over packed rows with context queries in their slots: ``(B, L, H)``."""
         language_model = self.model.language_model
         embedded = language_model.embed_tokens(text.input_ids)
         image = text.input_ids == self.model.reasoner.config.image_token_id
@@ -77,7 +80,7 @@ class SupervisedLoss(nn.Module):
         ).last_hidden_state
 
     def _query_slots(self, text: PackedText) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row and column of every query of every segment, segment by segment."""
+        """Return row and column of every query of every segment, segment by segment."""
         row, segment = (text.queries >= 0).nonzero(as_tuple=True)
         begin = text.queries[row, segment]
         count = self.model.context_module().num_queries
@@ -111,7 +114,7 @@ class SupervisedLoss(nn.Module):
         read = hidden[rows, columns].view(-1, self.model.context_module().num_queries, hidden.shape[-1])
         prompts = self.model.context_module()(read.float())[:, 0]
         asked = text.queries >= 0
-        # One target has a place; several have none that a box could tell, and nothing has none at all.
+        # A box can locate one target. It cannot locate several, and an absent object has no location.
         single = ((batch.targets > 0).sum(-1) == 1)[asked]
         located = self.heads.prompt_loss(prompts[single], batch.target_boxes[asked][single])
         grid = prompts.new_zeros(*asked.shape, prompts.shape[-1])
@@ -133,8 +136,12 @@ class SupervisedLoss(nn.Module):
 
 
 def _coverage(instances: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
-    """``(B, S, S)`` and ``(B, K, T)`` to ``(B, K, 128, 128)``: the share of each cell that is the owners'.
-    0 is no owner."""
+    """Return the share of each cell that belongs to the owners, ``(B, K, 128, 128)``.
+
+    Args:
+        instances: Instance maps, ``(B, S, S)``.
+        owners: Object indices, ``(B, K, T)``; 0 is no owner.
+    """
     owners = torch.where(owners > 0, owners, -1)
     masks = (instances[:, None, None] == owners[..., None, None]).any(dim=2).float()
     return F.adaptive_avg_pool2d(masks, _MASK_SIDE)
@@ -147,7 +154,7 @@ class _Part:
 
 
 def part_of(step: int, config: SuperviseConfig) -> _Part:
-    """What ``step`` trains on."""
+    """Return what ``step`` trains on."""
     speaks, full = step >= config.language_from, step >= config.full_from
     plan = BatchPlan(
         images=config.images // (config.processes * config.accumulate),
@@ -165,16 +172,17 @@ def part_of(step: int, config: SuperviseConfig) -> _Part:
 
 
 class Supervision(Task):
-    """Muon for hidden matrices of the transformers, AdamW for the rest."""
+    """Supervised task: Muon for hidden matrices of the transformers, AdamW for the rest."""
 
     program = "training.supervise"
     shown = ("loss/language", "language/number_accuracy", "boxes/iou", "context/iou")
-    find_unused_parameters = True  # the curriculum's first part does not reach the language model
+    find_unused_parameters = True  # the first part of the curriculum does not use the language model
 
     def __init__(self, config: SuperviseConfig) -> None:
-        """
+        """Build the model and open the training scenes.
+
         Raises:
-            ValueError: the images of a step cannot be shared out evenly, or there are too few scenes.
+            ValueError: The images of a step cannot be divided evenly, or there are too few scenes.
         """
         shares = config.processes * config.accumulate
         if config.images % shares or config.segmenter_images % shares:

@@ -1,4 +1,4 @@
-"""Evaluation during training: greedy answers, by the path that a user takes, and the best model kept."""
+"""Evaluation during training: greedy answers through the same path as a user; keep the best model."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from training.evaluate import ask
 from training.export import RECORD
 from training.pictures import answer_tile
 
-SCORE = "ciou"  # by which one model is better than another: cIoU of the masks
-_PICTURES = 12  # answers on a contact sheet
+SCORE = "ciou"  # metric that decides which model is better: cIoU of the masks
+_PICTURES = 12  # number of answers on a contact sheet
 
 
 class Validation:
-    """The same questions each time, on scenes of the configuration's validation seed."""
+    """Evaluation with the same questions each time, on scenes of the configured validation seed."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Renders the scenes.
+        """Render the scenes.
 
         Raises:
-            SimulatorUnavailable: there is no OpenGL.
+            SimulatorUnavailable: There is no OpenGL.
         """
         count = config.validation_expressions
         self._questions = list(tabletop_questions(config.validation_seed, (count + 1) // 2, count))
@@ -38,7 +38,10 @@ class Validation:
     def run(
         self, model: LensModel, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[dict[str, float], np.ndarray]:
-        """The summary of all answers and a contact sheet of the first; leaves ``model`` in eval mode."""
+        """Return the summary of all answers and a contact sheet of the first ones.
+
+        Leaves ``model`` in eval mode.
+        """
         scores: list[Score] = []
         tiles: list[Tile] = []
         for question, answer, result in ask(Lens(model.eval(), tokenizer), self._questions):
@@ -49,13 +52,16 @@ class Validation:
 
 
 def save_picture(rgb: np.ndarray, path: Path) -> None:
-    """Writes ``(H, W, 3)`` uint8 RGB in the format that the name ends in."""
+    """Write ``(H, W, 3)`` uint8 RGB in the format given by the file name's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
 
 
 def best_so_far(best: Path, config: RunConfig) -> float:
-    """The score of the model in the folder ``best``, on these questions; minus infinity for none."""
+    """Return the score of the model in the folder ``best`` on these questions.
+
+    Minus infinity if there is no such model, or if it was evaluated on other questions.
+    """
     record = best / RECORD
     if not record.exists():
         return float("-inf")

@@ -1,1 +1,1 @@
-"""The parts of ``benchmarks/gpu_check.py`` and what runs them."""
+"""Parts of ``benchmarks/gpu_check.py`` and the code that runs them."""

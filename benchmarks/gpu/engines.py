@@ -1,4 +1,4 @@
-"""The segmenter through every backend that can run here, against torch: masks, milliseconds, CUDA graphs."""
+"""Compare the segmenter on every available backend with torch: masks, milliseconds, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from lens_ros.model.checkpoint import find_model, load_segmenter
 from lens_ros.model.images import segmenter_inputs, segmenter_picture
 from lens_ros.system.machine import find_gpu
 
-# Kernels that an engine's host code launches, in operations of torch: C++ launches them several times faster
-# than Python does, and fusion leaves fewer of them.
+# Number of kernels launched by an engine's host code, expressed in torch operations: C++ launches kernels
+# several times faster than Python does, and fusion leaves fewer of them.
 _ENGINE_OPERATIONS = 50
 _OBJECTS = 8
 
 
 @torch.inference_mode()
 def shipped_engines(report: Report, *, folder: Path | None) -> None:
-    """Compare lens-nano's backends; engines are kept in ``folder``, None for one that is removed."""
+    """Compare lens-nano's backends. Engines are kept in ``folder``; None for a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
         _compare(find_model("lens-nano"), EngineCache(folder or Path(scratch)), BACKENDS, report)
 
 
 @torch.inference_mode()
 def large_engines(report: Report, *, tiny: bool, folder: Path | None) -> None:
-    """Compare the backends of SAM 2-L, random weights; ``folder`` as above."""
+    """Compare the backends of SAM 2-L with random weights; ``folder`` as for :func:`shipped_engines`."""
     with tempfile.TemporaryDirectory() as scratch:
         weights = random_folder(Path(scratch), replace(model_config(tiny), name="sam2-large"))
         backends = BACKENDS
@@ -80,7 +80,7 @@ def _compare(folder: Path, cache: EngineCache, backends: Sequence[Backend], repo
             segmenter = compiled(load_segmenter(folder)[1], opened).to(device)
             engine = Stage(segmenter, truth, config.image, device)
             found = engine.decode(_OBJECTS) > 0
-        except Exception as error:  # of the libraries and of CUDA; the other backends may still work
+        except Exception as error:  # libraries and CUDA raise all kinds; the other backends may work
             report.failure(f"{backend}: {type(error).__name__}: {error}")
             continue
         name = opened.labels
@@ -96,11 +96,11 @@ def _compare(folder: Path, cache: EngineCache, backends: Sequence[Backend], repo
 
 
 def _impossible(backend: Backend, device: str) -> str:
-    """Return why a backend cannot run here, which is nobody's fault; "" if it can."""
+    """Return why a backend cannot run here, for reasons that are not errors; "" if it can."""
     if backend != "onnxruntime" and device == "cpu":
         return "its engines need a GPU"
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:  # exporting needs the first two, checking what was exported the third
+    if missing:  # export needs the first two, the check of the exported model the third
         return f"not installed: {', '.join(missing)}"
     try:
         if backend == "onnxruntime":
@@ -117,7 +117,7 @@ def _impossible(backend: Backend, device: str) -> str:
 
 
 class _Works:
-    """The work of a stage's three calls, by torch."""
+    """Work of a stage's calls in torch."""
 
     def __init__(self, stage: Stage) -> None:
         weights = {"encode": 0.0, "decode": 0.0}
@@ -135,7 +135,7 @@ class _Works:
         )
 
     def compiled(self, half: bool) -> _Works:
-        """Return the same work by an engine."""
+        """Return the same work for an engine."""
         other = object.__new__(_Works)
         kind: Kind = "half" if half else "single"
         for name, work in vars(self).items():
@@ -159,7 +159,7 @@ def _pixels(stage: Stage) -> torch.Tensor:
 
 
 def _graphed_torch(stage: Stage, works: _Works, report: Report) -> None:
-    """The torch encoder, replayed as a CUDA graph: what launches cost it."""
+    """Time the torch encoder replayed as a CUDA graph, to see the cost of launches."""
     pixels = _pixels(stage)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -179,7 +179,7 @@ def _graphed_torch(stage: Stage, works: _Works, report: Report) -> None:
 
 
 def _ungraphed(name: str, stage: Stage, works: _Works, half: bool, report: Report) -> None:
-    """The encoder of TensorRT without its CUDA graph; the times before are with it."""
+    """Time the TensorRT encoder without its CUDA graph; the times before include it."""
     session: Any = stage.segmenter.encoder
     if not isinstance(session, TensorRTSession) or not session._captures:
         return
@@ -192,7 +192,7 @@ def _ungraphed(name: str, stage: Stage, works: _Works, half: bool, report: Repor
 
 
 class _Said:
-    """A build's progress, as a part's."""
+    """Report the progress of a build as the progress of a part."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

@@ -4,12 +4,12 @@ A forecast is the time of a roofline model with the inefficiencies that are usua
 
     host + max(2.25 * flop / peak + 1.4 * bytes / bandwidth, operations * 5 us)
 
-- ``flop`` is counted by torch's FlopCounterMode while the work runs once; ``bytes`` are the weights that the
+- ``flop`` is counted by torch's FlopCounterMode while the work runs once. ``bytes`` are the weights that the
   work must read (for one generated token: the language model's layers and its head).
-- ``peak`` and ``bandwidth`` of known GPUs are the vendor's data sheet (dense, without sparsity); those of any
-  other device are measured here first.
-- 2.25 and 1.4 are how far matrix products (2 to 2.5) and memory reads of such models usually stay from the
-  bound. They are experience, not measurements on this device.
+- ``peak`` and ``bandwidth`` of known GPUs are taken from the vendor's data sheet (dense, without sparsity).
+  For any other device they are measured first.
+- 2.25 and 1.4 are the usual factors by which matrix products (2 to 2.5) and memory reads of such models miss
+  the bound. They are experience, not measurements on this device.
 - An operation that torch dispatches from Python costs the host about 5 us, whatever it computes. Small models
   and eager decoding are bound by this. A replayed CUDA graph has no such cost.
 - ``host`` is work on the CPU before the device can begin; it is measured.
@@ -18,7 +18,8 @@ The table names the largest term. At the real sizes on an H200 the 3B reads 6.17
 compiled) for a token: 1.8 ms or 1.0 ms from a CUDA graph, 10 ms from Python (2,025 operations). SAM 2-L's
 encoder (1.825 TFLOP) takes 61 ms in torch's float32 and 4.2 ms as an fp16 engine.
 
-A measurement far above its forecast shows where to look; one below it shows that a bound was too high.
+A measurement far above its forecast shows where to look. A measurement below its forecast shows that a bound
+was too high.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ DATA_SHEETS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a piece of work takes.
+    """Cost of a piece of work.
 
     Attributes:
-        flop: floating-point operations.
-        read: bytes that must come from the device's memory.
-        operations: dispatched by torch, one after another.
-        kind: number format of the matrix products.
-        host: seconds on the CPU before the device can begin.
+        flop: Floating-point operations.
+        read: Bytes that must be read from the device's memory.
+        operations: Operations dispatched by torch, one after another.
+        kind: Number format of the matrix products.
+        host: Seconds on the CPU before the device can begin.
     """
 
     flop: float = 0.0
@@ -73,7 +74,7 @@ class Work:
         )
 
     def less(self, other: Work) -> Work:
-        """Return what remains when ``other`` is done."""
+        """Return the work that remains after ``other``."""
         return replace(
             self,
             flop=self.flop - other.flop,
@@ -84,7 +85,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Peaks of a device, FLOP/s and bytes/s, and where they come from."""
+    """Peaks of a device in FLOP/s and bytes/s, and their source."""
 
     half: float
     single: float
@@ -96,7 +97,7 @@ class Ceilings:
         return work.host + max(self._device(work), OPERATION * work.operations)
 
     def reason(self, work: Work) -> str:
-        """Name the term of the forecast that decides, with its numbers."""
+        """Name the largest term of the forecast, with its numbers."""
         host = f" + {1e3 * work.host:.1f} ms host" if work.host else ""
         if OPERATION * work.operations >= self._device(work):
             return f"{work.operations:.0f} operations x 5 us{host}"
@@ -113,7 +114,7 @@ class Ceilings:
 
 
 def ceilings_of(device: str) -> Ceilings:
-    """Return a device's peaks: of a known GPU from the data sheet, else measured, which takes a second."""
+    """Return a device's peaks: from the data sheet of a known GPU, else measured, which takes a second."""
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     for known, peaks in DATA_SHEETS.items():
         if known in name:
@@ -141,7 +142,7 @@ def copy_rate(device: str) -> float:
 
 
 def best_of(run: Callable[[], Any], device: str, times: int = 10) -> float:
-    """Return the least seconds of up to ``times`` runs, fewer if they take long, after some that warm up."""
+    """Return the least seconds of up to ``times`` runs after warm-up runs; fewer if they take long."""
     spent: list[float] = []
     for turn in range(times + _WARM_UPS):
         wait(device)
@@ -157,7 +158,7 @@ def best_of(run: Callable[[], Any], device: str, times: int = 10) -> float:
 
 
 def wait(device: str) -> None:
-    """Wait until the device has done what was asked of it."""
+    """Wait until the device has finished all submitted work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -179,7 +180,7 @@ class Counting:
         self._flop.__exit__(*error)
 
     def work(self, kind: Kind, read: float = 0.0, host: float = 0.0) -> Work:
-        """Return what was counted; ``read`` and ``host`` as in :class:`Work`."""
+        """Return the counted work; ``read`` and ``host`` as in :class:`Work`."""
         return Work(self._flop.get_total_flops(), read, self._operations.count, kind, host)
 
 

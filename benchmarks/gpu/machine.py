@@ -1,4 +1,4 @@
-"""What the device is, and what it reaches in the plainest of work: this calibrates all other forecasts."""
+"""Describe the device and measure its simplest operations, which calibrate all other forecasts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = "torch transformers accelerate torchao onnx onnxruntime tensorrt ten
 
 
 def machine(report: Report) -> None:
-    """Report device, packages, product and copy rates, and what an operation costs."""
+    """Report device, packages, product and copy rates, and the cost of an operation."""
     device = report.device
     gpu = find_gpu(device)
     if gpu is not None:

@@ -1,4 +1,4 @@
-"""The language model at the 3B's size, random weights: decoding, and the first mask after an instruction."""
+"""Measure the language model at the 3B's size with random weights: decoding, and the first mask."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
 from lens_ros.model.quantized import import_torchao, linear_weights
 
-_GRAPH_OPERATIONS = 25  # that generate() dispatches for each token around a replayed graph
+_GRAPH_OPERATIONS = 25  # dispatched by generate() for each token around a replayed graph
 
 
 def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
-    """Write an answer in each way and compare tokens, tokens per second and memory.
+    """Write an answer with each decoding method and compare tokens, tokens per second and memory.
 
     Args:
-        numbers: format of the language model's weights, "bf16" or "int8".
-        tokens: length of the answer.
+        report: Receives the results.
+        numbers: Format of the language model's weights, "bf16" or "int8".
+        tiny: Use the small model.
+        tokens: Length of the answer.
     """
     device = report.device
     if numbers == "int8":
@@ -50,7 +52,7 @@ def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
     head = model.language_model.embed_tokens.weight.nbytes
     plain = prompt.write("dynamic", tokens)[0]
     step = _step(prompt, "half", 1e6 * layers + head)
-    # Uncompiled, int8 weights are unpacked for every product: 16 bits of each are written and read again.
+    # Uncompiled, int8 weights are unpacked for every product: 16 bits per weight are written and read again.
     unpacked = replace(step, read=step.read + 4e6 * layers) if numbers == "int8" else step
     for way in ways:
         report.say(f"{numbers} {way}")
@@ -58,7 +60,7 @@ def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
         try:
             ids = prompt.write(way, tokens)[0]
             spent = statistics.median(prompt.write(way, tokens)[1] for _ in range(3))
-        except Exception as error:  # of CUDA, the compiler, memory; the other ways may still work
+        except Exception as error:  # CUDA, compiler or memory; the other methods may work
             report.failure(f"{numbers} {way}: {type(error).__name__}: {str(error)[:300]}")
             continue
         graphed = device == "cuda" and way in ("static", "compiled")
@@ -76,7 +78,7 @@ def decoding(report: Report, *, numbers: str, tiny: bool, tokens: int) -> None:
 
 
 def _step(prompt: Prompt, kind: Kind, read: float) -> Work:
-    """The work of one token on the growing cache."""
+    """Return the work of one token on the growing cache."""
     few, more = (count(partial(prompt.write, "dynamic", n), kind) for n in (2, 6))
     return replace(more.less(few).times(1 / 4), read=read)
 
@@ -85,8 +87,11 @@ def first_mask(report: Report, *, tiny: bool, tokens: int, instructions: Sequenc
     """Time an image's first masks, by our flow and by the reference's.
 
     Args:
-        tokens: length of each answer.
-        instructions: numbers of instructions about one image.
+        report: Receives the results.
+        tiny: Use the small model.
+        tokens: Length of each answer.
+        instructions: Numbers of instructions about one image.
+        repeats: Number of timed runs.
     """
     device = report.device
     model = random_model(model_config(tiny), device, torch.bfloat16)
@@ -103,7 +108,7 @@ def first_mask(report: Report, *, tiny: bool, tokens: int, instructions: Sequenc
 
 
 def language_bytes(model: LensModel) -> float:
-    """Bytes of weights that one generated token reads."""
+    """Return the bytes of weights that one generated token reads."""
     weights = sum(model.get_parameter(name).nbytes for name in linear_weights(model))
     return weights + model.language_model.embed_tokens.weight.nbytes
 

@@ -1,4 +1,4 @@
-"""The results on disk and on the screen: ``gpu_check.json`` and ``gpu_check.txt``, whole at every moment."""
+"""Write the results to ``gpu_check.json`` and ``gpu_check.txt``, atomically, and format the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(folder: Path, settings: dict[str, Any], results: Sequence[Result]) -> 
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return what was measured, what was forecast, and why, part by part."""
+    """Format measurements, forecasts and their reasons, part by part."""
     lines = [f"{'':46s} {'measured':>10s} {'forecast':>10s}  {'unit':10s} {'ratio':>6s}  forecast from"]
     for result in results:
         lines.append(f"{result.part}: {result.status} after {result.seconds:.0f} s")

@@ -1,6 +1,6 @@
-"""Run parts one after another, each in a process with a time limit, and keep what each of them reports.
+"""Run parts one after another, each in a process with a time limit, and collect their reports.
 
-A part that raises, hangs, runs out of memory or is killed costs the others nothing, and what it had reported
+A part that raises, hangs, runs out of memory or is killed does not affect the others, and what it reported
 before counts. All processes that a part starts end with it.
 """
 
@@ -35,7 +35,7 @@ Status = Literal["reported", "failed", "timed out", "killed"]
 
 @dataclass(frozen=True)
 class Number:
-    """A measurement beside its forecast; ``why`` says where the forecast comes from."""
+    """A measurement and its forecast; ``why`` says where the forecast comes from."""
 
     what: str
     value: float
@@ -46,13 +46,17 @@ class Number:
 
 @dataclass
 class Result:
-    """What became of a part.
+    """Result of a part.
 
     Attributes:
-        seconds: that it took.
-        cpu_seconds: of its processes, those that have ended.
-        notes: what could not be measured here, and facts without a number.
-        error: empty if the status is "reported".
+        part: Name of the part.
+        limit_s: Its time limit.
+        status: How it ended.
+        seconds: Duration of the part.
+        cpu_seconds: CPU time of its processes that have ended.
+        numbers: Its measurements.
+        notes: Things that could not be measured here, and facts without a number.
+        error: Empty if the status is "reported".
     """
 
     part: str
@@ -66,7 +70,7 @@ class Result:
 
 
 class Report:
-    """Where a part reports to, in the part's process."""
+    """Interface through which a part reports, in the part's process."""
 
     def __init__(self, connection: Connection, device: str) -> None:
         self._connection = connection
@@ -81,7 +85,7 @@ class Report:
         return ceilings_of(self.device)
 
     def say(self, text: str) -> None:
-        """Tell the terminal what the part is doing."""
+        """Print on the terminal what the part is doing."""
         self._connection.send(("say", text))
 
     def number(self, what: str, value: float, unit: str, forecast: float, why: str) -> None:
@@ -98,25 +102,27 @@ class Report:
         self.number(what, value, unit, 1 / self.ceilings.seconds(work), self.ceilings.reason(work))
 
     def note(self, text: str) -> None:
-        """Report what could not be measured here, or a fact without a number."""
+        """Report something that could not be measured here, or a fact without a number."""
         self._connection.send(("note", text))
 
     def failure(self, text: str) -> None:
-        """Report that something is wrong; the part goes on, and counts as failed."""
+        """Report that something is wrong; the part continues, and counts as failed."""
         self.failures.append(text)
         self.note(f"FAILED: {text}")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A function and how it is run.
+    """A function and how to run it.
 
     Attributes:
-        function: "module:name", imported in the part's process alone; called with a :class:`Report` and
+        name: Name of the part.
+        function: "module:name", imported only in the part's process; called with a :class:`Report` and
             ``arguments``.
-        limit_s: after which the part is ended.
-        device: "cpu" or "cuda". A part for the CPU sees no GPU and computes in one thread: that can be
-            compared between machines, and depends less on what else runs on them.
+        limit_s: Time after which the part is killed.
+        device: "cpu" or "cuda". A part for the CPU sees no GPU and computes in one thread: so results can be
+            compared between machines, and depend less on other programs.
+        arguments: Keyword arguments of the function.
     """
 
     name: str
@@ -132,11 +138,12 @@ def run_parts(
     """Run the parts in order; progress goes to standard error.
 
     Args:
-        log: file that gets what the parts print.
-        finished: called after each part with the results so far.
-        preload: modules to import once for all parts. On a CPU they are imported by a server process that the
-            parts are forked from. With a GPU every part starts afresh: a fork of a process whose imports have
-            touched CUDA cannot use it.
+        parts: The parts.
+        log: File that gets the output of the parts.
+        finished: Called after each part with the results so far.
+        preload: Modules to import once for all parts. On a CPU they are imported by a server process that the
+            parts are forked from. With a GPU every part starts as a new process: a fork of a process whose
+            imports have touched CUDA cannot use it.
     """
     parts = list(parts)
     # Servers and compilers that are started from here must find this checkout.
@@ -183,7 +190,7 @@ def _run(part: Part, context: Any, log: Path) -> Result:
 
 
 def _listen(process: Any, connection: Connection, started: float, result: Result) -> str | None:
-    """Collect what a part reports. Return its error ("" for none), or None if it never came to an end."""
+    """Collect what a part reports. Return its error ("" for none), or None if it did not finish."""
     while (left := started + result.limit_s - time.monotonic()) > 0:
         wait([connection, process.sentinel], min(left, _HEARTBEAT))
         if not connection.poll():
@@ -214,15 +221,15 @@ def _listen(process: Any, connection: Connection, started: float, result: Result
 
 
 def line(number: Number) -> str:
-    """Return a measurement in one line."""
+    """Format a measurement in one line."""
     return f"{number.what}: {number.value:.4g} {number.unit} (forecast {number.forecast:.4g}: {number.why})"
 
 
 def _end(process: Any) -> None:
-    """Kill what is left of a part: it leads a process group."""
+    """Kill what is left of a part, which leads a process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    if process.is_alive():  # it had not come so far as to lead one
+    if process.is_alive():  # killed before it became a group leader
         process.kill()
     process.join()
 
@@ -245,7 +252,7 @@ def _tail(log: Path, begin: int) -> str:
 
 
 def _work(part: Part, connection: Connection, log: str) -> None:
-    """What a part's process does."""
+    """Run a part in its process."""
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if part.device == "cpu":
@@ -262,7 +269,7 @@ def _work(part: Part, connection: Connection, log: str) -> None:
             sys.modules["torch"].set_num_threads(1)
         function(report, **part.arguments)
         error = "; ".join(report.failures)
-    except BaseException as raised:  # the parent reports whatever it was
+    except BaseException as raised:  # the parent reports any error
         traceback.print_exc()
         error = f"{type(raised).__name__}: {raised}"[:1000]
     sys.stdout.flush()

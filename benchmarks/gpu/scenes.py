@@ -1,4 +1,4 @@
-"""Training data that needs no renderer: rectangles that call themselves mug, bowl, box and ball."""
+"""Training data that needs no renderer: rectangles labelled mug, bowl, box and ball."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sizes of the random models: the released 3B with SAM 2-L, and a small one of the same kind."""
+"""Sizes of the random models: the released 3B with SAM 2-L, and a small one of the same kind."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.first_mask import scaled
 from lens_ros.model.config import ImageConfig, LensConfig
 
-_SMALL = 16  # of which widths and depths are divided
+_SMALL = 16  # divisor of widths and depths
 _PICTURE, _SEGMENTER_PICTURE = 224, 256  # pixels
 
 
 def model_config(tiny: bool) -> LensConfig:
-    """Return the 3B's configuration, or a small model's that looks at small pictures."""
+    """Return the 3B's configuration, or that of a small model with small pictures."""
     if not tiny:
         return scaled(1, "3B")
     config = scaled(_SMALL, "tiny")

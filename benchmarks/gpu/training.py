@@ -1,4 +1,4 @@
-"""One step of every training stage, and lens-nano's training throughput."""
+"""Measure one step of every training stage, and lens-nano's training throughput."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from training.reinforce import Reinforce
 from training.supervise import Supervision, part_of
 
 _SCENES = 16
-_ALIGNED: tuple[Part, ...] = ("context",)  # what the paper's stage 1 trains
-# A backward pass does twice the work of the forward pass.
+_ALIGNED: tuple[Part, ...] = ("context",)  # trained in stage 1 of the paper
+# A backward pass takes twice the work of the forward pass.
 _WITH_BACKWARD = 3.0
 
 
@@ -46,8 +46,10 @@ def stages(report: Report, *, images: int, steps: int, tokens: int) -> None:
     """Train lens-nano for a few steps with each program's own task and loop.
 
     Args:
-        images: of a step.
-        tokens: limit of a completion in reinforcement.
+        report: Receives the results.
+        images: Images per step.
+        steps: Number of steps.
+        tokens: Largest number of tokens of a completion in reinforcement.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -70,7 +72,7 @@ def stages(report: Report, *, images: int, steps: int, tokens: int) -> None:
 
 
 def throughput(report: Report, *, images: int, steps: int) -> None:
-    """Report lens-nano's supervised examples per second; on a CPU by one process of one thread."""
+    """Report lens-nano's supervised examples per second; on a CPU with one process of one thread."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         draw_shard(folder / "data", _SCENES)
@@ -89,11 +91,13 @@ def throughput(report: Report, *, images: int, steps: int) -> None:
 
 
 def large_steps(report: Report, *, tiny: bool, group: int, tokens: int) -> None:
-    """Take one step of alignment and one of reinforcement, bf16 weights, random.
+    """Take one step of alignment and one of reinforcement, with random bf16 weights.
 
     Args:
-        group: completions of the prompt.
-        tokens: of the longest completion.
+        report: Receives the results.
+        tiny: Use the small model.
+        group: Completions of the prompt.
+        tokens: Length of the longest completion.
     """
     device = report.device
     base = 0 if device == "cuda" else resident("VmRSS")
@@ -125,10 +129,18 @@ def _align(model: LensModel, task: Completed) -> torch.Tensor:
 def _large_step(
     name: str, model: LensModel, run: Callable[[], torch.Tensor], held: float, base: float, report: Report
 ) -> None:
-    """Run ``run``, which leaves gradients, and an optimiser step; ``held`` bytes are the models', ``base``
-    bytes were there before."""
+    """Run ``run``, which leaves gradients, and an optimiser step, and report time and memory.
+
+    Args:
+        name: Name of the step.
+        model: The model.
+        run: Computes loss and gradients.
+        held: Bytes of the models.
+        base: Bytes used before they were loaded.
+        report: Receives the results.
+    """
     report.say(f"3B, {name}")
-    work = count(run, "half")  # libraries take their workspace, and the work is counted
+    work = count(run, "half")  # libraries allocate their workspace, and the work is counted
     trained = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
     grown = 3 * sum(p.nbytes for p in trained)  # gradients and AdamW's two moments
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
@@ -183,7 +195,7 @@ def _trained(kind: Any, config: RunConfig) -> tuple[float, Work]:
     """Train the task class ``kind``; return the median seconds of a step after the first, and its work.
 
     Raises:
-        FloatingPointError: a loss is not finite.
+        FloatingPointError: A loss is not finite.
     """
     counted = Counting()
 
@@ -205,7 +217,7 @@ def _trained(kind: Any, config: RunConfig) -> tuple[float, Work]:
 
 
 def _batch_seconds(config: SuperviseConfig) -> float:
-    """Median seconds of making a step's batch, which the training process does itself."""
+    """Measure the median seconds of making a step's batch, which the training process does itself."""
     model, tokenizer = build_nano(config.seed)
     maker = BatchMaker(TabletopShards(Path(config.data)), config.scenes, model, tokenizer)
     spent = []

@@ -1,1 +1,1 @@
-"""What benchmarks start beside themselves: `python -m benchmarks.processes.NAME`."""
+"""Helper processes that benchmarks start: `python -m benchmarks.processes.NAME`."""

@@ -1,7 +1,7 @@
-"""The least that a node can do: an image in, a message of the size of an answer out, as rclpy does it, with
-heaps that keep what an image needs.
+"""Minimal rclpy node: receive an image, publish a message of the size of an answer.
 
-`python -m benchmarks.processes.echo`; the same topics and qualities of service as the node `perception`.
+Its heaps keep the memory that an image needs. Start it with `python -m benchmarks.processes.echo`. It uses
+the same topics and QoS as the node `perception`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lens_ros.system.allocator import limit_heaps
 
 
 def main() -> int:
-    """Runs until SIGINT."""
+    """Run until SIGINT."""
     limit_heaps()
     rclpy.init()
     node = rclpy.create_node("echo")
@@ -43,7 +43,7 @@ def main() -> int:
     try:
         spin(executor)
     except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the ordinary ways to end
+        pass  # normal ways to end
     return 0
 
 

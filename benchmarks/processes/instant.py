@@ -1,4 +1,4 @@
-"""The node `perception` as it is, with a model that takes no time.
+"""Run the unchanged node `perception` with a model that takes no time.
 
 `python -m benchmarks.processes.instant`
 """
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 1080, 1920
 
 
 def load_instant_model(settings: object) -> Any:
-    """In the place of `loading.load_lens`."""
+    """Replace `model_loading.load_lens`."""
     return InstantModel(HEIGHT, WIDTH)
 
 

@@ -1,7 +1,7 @@
 """A model that takes no time: it answers every instruction with the same words and masks.
 
-An answer says when the model was called and when it returned, in seconds of `time.perf_counter`, which is one
-clock for all processes of a Linux machine.
+An answer contains the times when the model was called and when it returned, in seconds of
+`time.perf_counter`, which is one clock for all processes of a Linux machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REASONING = "looking for a mug . red mug ( 63 120 ) ; blue mug ( 141 92 ) . so t
 
 
 class InstantModel:
-    """In the place of a `Lens` in the node: three ellipses, after twenty tokens of reasoning."""
+    """Stand-in for a `Lens` in the node: three ellipses, after twenty tokens of reasoning."""
 
     model_id = "instant"
 
@@ -53,7 +53,7 @@ class InstantModel:
 
 
 def answer(height: int, width: int) -> Segmentation:
-    """What it always answers: objects of a tabletop's usual size."""
+    """Return the constant answer: objects of the usual size on a tabletop."""
     instances = []
     for number in range(OBJECTS):
         centre, axes = (width * (number + 1) // (OBJECTS + 1), height // 2), (width // 18, height // 8)

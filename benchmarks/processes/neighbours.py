@@ -1,4 +1,4 @@
-"""Participants that do nothing but be there: `python -m benchmarks.processes.neighbours NUMBER`."""
+"""Run idle DDS participants: `python -m benchmarks.processes.neighbours NUMBER`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import rclpy
 
 
 def main() -> None:
-    """Runs until it is killed."""
+    """Run until killed."""
     kept = []
     for number in range(int(sys.argv[1])):
-        context = rclpy.Context()  # a participant of its own
+        context = rclpy.Context()  # a separate participant
         rclpy.init(context=context)
         kept.append(rclpy.create_node(f"neighbour_{number}", context=context))
     signal.pause()

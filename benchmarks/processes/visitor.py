@@ -1,4 +1,4 @@
-"""A client that sends a goal, listens, and is never told to end: it is there to be killed.
+"""Run a client that sends goals and listens until it is killed.
 
 `python -m benchmarks.processes.visitor`
 """
@@ -14,7 +14,7 @@ from lens_ros.msg import Segmentation
 
 
 def main() -> None:
-    """Runs until it is killed."""
+    """Run until killed."""
     rclpy.init()
     node = rclpy.create_node("visitor")
     node.create_subscription(Segmentation, "segmentation", lambda message: None, 5)

@@ -19,7 +19,7 @@ from lens_ros.model.sam2 import Sam2Segmenter
 
 
 class Recorder:
-    """A build's progress, kept."""
+    """Progress receiver of a build that records everything."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -33,7 +33,7 @@ class Recorder:
 
 
 def makers(cache: EngineCache, module: str = "lens_ros.engine.") -> list[int]:
-    """Processes that make something in this cache: those that run a module whose name begins like this."""
+    """Return the ids of processes that build in this cache and run a module with this prefix."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -46,19 +46,19 @@ def makers(cache: EngineCache, module: str = "lens_ros.engine.") -> list[int]:
 
 
 def config_of(name: str) -> LensConfig:
-    """Of a segmenter that is exported on its own."""
+    """Return the configuration of a segmenter that is exported alone."""
     return LensConfig(reasoner={}, segmenter={}, image=ImageConfig(), context=ContextConfig(), name=name)
 
 
 @pytest.fixture(scope="session")
 def nano() -> tuple[LensConfig, Sam2Segmenter | SamSegmenter, str]:
-    """lens-nano's configuration, segmenter and digest; tests must not change it."""
+    """Return lens-nano's configuration, segmenter and digest; tests must not change it."""
     return load_segmenter(find_model("lens-nano"))
 
 
 @pytest.fixture(scope="session")
 def sam2_decoder() -> Sam2Segmenter:
-    """SAM 2 with the decoder's real width (256) and picture (1024), weights as at the start of training."""
+    """Return a SAM 2 with the decoder's real width (256) and picture (1024), and initial weights."""
     torch.manual_seed(0)
     segmenter = Sam2Segmenter(Sam2Config(), "hiera")
     segmenter.initialize_from_scratch()
@@ -67,7 +67,7 @@ def sam2_decoder() -> Sam2Segmenter:
 
 @pytest.fixture(scope="session")
 def sam2_onnx(sam2_decoder: Sam2Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Its decoder as ONNX by precision, exported once; tests must not change it."""
+    """Return a function that exports the decoder once per precision; tests must not change the files."""
     folder = tmp_path_factory.mktemp("sam2")
 
     def make(precision: Precision) -> Path:
@@ -82,7 +82,7 @@ def sam2_onnx(sam2_decoder: Sam2Segmenter, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def sam() -> SamSegmenter:
-    """A small SAM of segment-anything."""
+    """Return a small SAM of segment-anything."""
     torch.manual_seed(0)
     sizes = SamSizes(32, 2, 2, global_attention=(1,), image_size=256, window_size=7)
     segmenter = SamSegmenter(sizes)
@@ -94,7 +94,7 @@ def sam() -> SamSegmenter:
 
 @pytest.fixture(scope="session")
 def rtx_engines(nano_cache: EngineCache, tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
-    """lens-nano's engines for RTX desktops, beside its ONNX files."""
+    """Build lens-nano's engines for RTX desktops in a cache that also holds its ONNX files."""
     root = tmp_path_factory.mktemp("rtx") / "engines"
     shutil.copytree(nano_cache.root, root)
     return build(find_model("lens-nano"), "tensorrt_rtx", EngineCache(root), Recorder())
@@ -102,6 +102,6 @@ def rtx_engines(nano_cache: EngineCache, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def own_cache(nano_cache: EngineCache, tmp_path: Path) -> Iterator[EngineCache]:
-    """A copy to be damaged."""
+    """Yield a copy of the cache that a test may damage."""
     shutil.copytree(nano_cache.root, tmp_path / "engines")
     yield EngineCache(tmp_path / "engines")

@@ -1,4 +1,4 @@
-"""Builds that go wrong, with the real compiler: killed, out of memory, refused; and the precision ladder."""
+"""Failing builds with the real compiler: killed, out of memory, refused; and the precision ladder."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_too_little_memory_is_told_before_the_compiler_starts(
 def test_the_ladder_is_climbed_down_when_masks_change(
     own_cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A half-precision export that is broken, as image encoders of this family are reported to be."""
+    """A half-precision export produces wrong masks, as reported for image encoders of this family."""
     monkeypatch.setitem(module.LADDER, "onnxruntime", ("fp16", "fp32"))
     monkeypatch.setattr("lens_ros.engine.export._TOLERANCE", {"fp32": 1e-4, "fp16": 1e9})
     original = module.export

@@ -1,4 +1,4 @@
-"""The engine cache: what is stale, damaged, half written or left over is named and never opened."""
+"""Engine cache: stale, damaged, incomplete and leftover engines are reported and never opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deployed folder is whole, loads by itself and says when it was changed; the doctor tells what is here."""
+"""A deployed folder is complete, loads by itself and reports changes; the doctor reports its findings."""
 
 from __future__ import annotations
 

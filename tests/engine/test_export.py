@@ -1,4 +1,4 @@
-"""Segmenters as ONNX, in ONNX Runtime, against torch."""
+"""Segmenters exported to ONNX and run in ONNX Runtime, compared with torch."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_an_unwritable_folder_is_named(nano, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_encoder_of_sam2_large(tmp_path: Path) -> None:
-    """Two minutes and 5 GB: export, ONNX Runtime against torch, and a real engine of it."""
+    """This takes two minutes and 5 GB: export, comparison of ONNX Runtime with torch, and a real engine."""
     from benchmarks.first_mask import scaled
     from lens_ros.engine.tensorrt_api import compile_onnx, import_tensorrt
     from lens_ros.model.network import build_segmenter

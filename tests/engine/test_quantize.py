@@ -1,4 +1,4 @@
-"""Quantised weights: what is touched, exact reloading, refusals."""
+"""Quantised weights: which weights change, exact reloading, refusals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FIRST = "reasoner.model.language_model.layers.0.self_attn.q_proj.weight"
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """lens-nano with both kinds of quantised weights, not compared; tests must not change it."""
+    """Return lens-nano with both kinds of quantised weights, not compared; tests must not change it."""
     folder = tmp_path_factory.mktemp("nano")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS):
         shutil.copy(NANO / name, folder)
@@ -108,7 +108,7 @@ def test_layers_take_half_or_a_quarter_of_their_size(quantized: Path, scheme: st
 def test_reloading_is_exact(
     quantized: Path, asked: CalibrationQuestion, scheme: str, dtype: torch.dtype
 ) -> None:
-    """Against torchao's own tensors of the same weights that never were in a file."""
+    """The reloaded weights equal torchao's own tensors of the same weights, which were never in a file."""
     from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
     from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm as Algorithm
 
@@ -175,7 +175,7 @@ def edit8(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path],
 
 
 def retrain(folder: Path) -> None:
-    """One small step of one weight."""
+    """Change one weight a little, as a small training step does."""
     change(folder / WEIGHTS, lambda tensors: tensors[FIRST].mul_(1.001))
 
 
@@ -238,7 +238,7 @@ def test_the_fingerprint_sees_another_dtype_and_any_tensor(quantized: Path, tmp_
 
 
 def test_without_torchao_it_is_said_what_to_install(quantized: Path) -> None:
-    """In a process where it cannot be found; the full weights do without."""
+    """The test runs in a process where torchao cannot be found; the full weights load without it."""
     script = f"""
 import importlib.util, pathlib, sys
 find = importlib.util.find_spec
@@ -257,7 +257,7 @@ except Exception as error:
 
 
 def test_torchao_is_not_heard(quantized: Path) -> None:
-    """Its wheel holds kernels for other machines, of which it would warn in front of every answer."""
+    """Its wheel contains kernels for other machines and would warn about them before every answer."""
     script = (
         f"import pathlib, lens_ros.model.checkpoint as c; c.load_model(pathlib.Path({str(quantized)!r}), "
     )
@@ -279,7 +279,7 @@ def test_an_interrupted_write_leaves_the_old_file(folder: Path, monkeypatch: pyt
 
 
 def spoil(name: str, weight: torch.Tensor, scheme: str) -> dict[str, torch.Tensor]:
-    """As a bad scheme would: every other weight is lost."""
+    """Quantize as a bad scheme would, losing every other weight."""
     return quantized_weight(name, weight * (torch.arange(weight.shape[1]) % 2), scheme)  # type: ignore[arg-type]
 
 
@@ -327,7 +327,7 @@ def test_packing_is_lossless(rows: int, half: int, seed: int) -> None:
 
 
 def test_tinygemm_is_given_the_same_numbers() -> None:
-    """Its CPU sibling takes other tiles but the same scales; the GPU's own kernel needs a GPU."""
+    """Its CPU counterpart uses other tiles but the same scales; the GPU's own kernel needs a GPU."""
     generator = torch.Generator().manual_seed(0)
     parts = quantized_weight("w", torch.randn(64, 128, generator=generator), "int4")
     values, scale = unpack(parts["w.values"]), parts["w.scale"]
@@ -340,7 +340,7 @@ def test_tinygemm_is_given_the_same_numbers() -> None:
 
 
 def test_tinygemm_is_given_its_own_layout() -> None:
-    """Shapes and dtypes only, on fake tensors: what the operators for a GPU accept."""
+    """Only shapes and dtypes are checked, on fake tensors, as the operators for a GPU accept them."""
     parts = quantized_weight("w", torch.randn(12, 192), "int4")
     with FakeTensorMode(allow_non_fake_inputs=True):
         values = torch.empty_like(parts["w.values"])
@@ -353,7 +353,7 @@ def test_tinygemm_is_given_its_own_layout() -> None:
 
 
 def test_reading_on_works_as_before(quantized: Path) -> None:
-    """Forking, the pass without the last feed-forward, and gradients that nobody asks of the weights."""
+    """Covers forking, the pass without the last feed-forward, and that no weight requires gradients."""
     model, _ = load_model(quantized, quantization="int8")
     assert not any(model.get_parameter(name).requires_grad for name in linear_weights(model))
     embedded = torch.randn(1, 9, model.width, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Which backend runs, why, and that its masks are those of torch."""
+"""Choice of the backend, its reason, and agreement of its masks with torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real TensorRT-RTX: engines compiled ahead of time, without a GPU, and what its objects say."""
+"""Real TensorRT-RTX: engines compiled ahead of time without a GPU, and what its objects report."""
 
 from __future__ import annotations
 
@@ -130,8 +130,10 @@ def test_names_shapes_and_types_are_those_of_the_network_objects(rtx_engines, li
 
 
 class Context:
-    """Takes what an ``IExecutionContext`` takes, as there is no GPU to make one; refuses what lies outside of
-    the profile, as that does."""
+    """Stand-in for an ``IExecutionContext``, which cannot be created without a GPU.
+
+    It accepts the same calls and refuses shapes outside of the profile.
+    """
 
     def __init__(self, most: int) -> None:
         self.most, self.shapes, self.addresses, self.streams = most, {}, {}, []

@@ -1,4 +1,4 @@
-"""Engines made in a process of its own while something else serves: real builds, ended in every way."""
+"""Engines built in a subprocess while another backend serves: real builds that end in every way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMEOUT = 600.0  # only ever reached by a failure
 
 
 class Listener:
-    """What a warming has told."""
+    """Listener that records what a background build reports."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -101,7 +101,7 @@ def test_what_is_cancelled_while_it_compiles_leaves_nothing(own_cache: EngineCac
 
 
 def test_what_is_killed_is_explained_and_leaves_nothing(own_cache: EngineCache) -> None:
-    """As the kernel does it where memory ends."""
+    """The process is killed as the kernel kills it when memory runs out."""
     without(own_cache, "decoder")
     _, listener = start(own_cache)
     wait_until(lambda: half_made(own_cache), "something in the making")
@@ -113,7 +113,7 @@ def test_what_is_killed_is_explained_and_leaves_nothing(own_cache: EngineCache) 
 
 
 def test_it_does_not_outlive_who_asked_for_it(own_cache: EngineCache) -> None:
-    """The kernel tells it so up to once for each thread of who asked, while it removes what is half made."""
+    """The kernel signals the parent's end up to once per parent thread, while partial files are removed."""
     without(own_cache, "decoder")
     script = (
         "import sys, threading\n"

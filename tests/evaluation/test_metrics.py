@@ -1,4 +1,4 @@
-"""cIoU, gIoU and the rates on cases that can be worked out by hand."""
+"""Compute cIoU, gIoU and the rates on cases that can be worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report is one sound HTML file that shows what was measured and loads nothing."""
+"""The report is one valid HTML file that shows the measurements and loads nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMPTY = {"img", "meta", "br", "link"}
 
 
 class Page(HTMLParser):
-    """Reads a page; asserts that every element is closed where it must be."""
+    """HTML parser that asserts that every element is closed where it must be."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

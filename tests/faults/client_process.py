@@ -1,7 +1,10 @@
-"""A client as a process of its own, to be killed or stopped: `python -m faults.client_process -p does:=...`.
+"""Run a client as a separate process, to be killed or stopped.
 
-`goal` asks about its own image and waits; `cancel` asks, cancels and vanishes without waiting for anything;
-`instruction` says something and vanishes; `subscriber` listens to everything that `perception` publishes.
+Usage: `python -m faults.client_process -p does:=...`
+
+`goal` asks about its own image and waits. `cancel` asks, cancels and exits without waiting for anything.
+`instruction` publishes an instruction and exits. `subscriber` listens to everything that `perception`
+publishes.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from lens_ros.msg import Reasoning, Segmentation
 
 
 def ask(node: Node, instruction: str, then: Any) -> None:
-    """Sends a goal; `then(handle)` is called while the model reasons about it."""
+    """Send a goal; `then(handle)` is called while the model reasons about it."""
     client: Any = ActionClient(node, SegmentInstruction, "perception/segment_instruction")
     client.wait_for_server()
     goal = SegmentInstruction.Goal(instruction=instruction, use_latest_image=True)
@@ -32,7 +35,7 @@ def ask(node: Node, instruction: str, then: Any) -> None:
 
 
 def cancel(handle: Any) -> None:
-    """Asks to cancel, and is gone before the answer."""
+    """Request a cancellation and exit before the response."""
     handle.cancel_goal_async()
     print("vanishes", flush=True)
     os._exit(0)

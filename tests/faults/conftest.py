@@ -1,8 +1,8 @@
-"""One graph, one `perception` process and one robot for all faults; a row of the report for each test.
+"""One graph, one `perception` process and one robot for all faults; each test fills in one row of the report.
 
     python -m pytest tests/faults --faults-json out/faults.json
 
-`make faults` also renews docs/reliability.md.
+`make faults` also updates docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="package")
 def graph(tmp_path_factory):
-    """A ROS graph that no other tests see."""
+    """Yield a ROS graph that no other tests see."""
     from ros_graph import own_graph
 
     with own_graph(tmp_path_factory) as graph:
@@ -59,7 +59,7 @@ def graph(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def shared_robot(graph, demo_image):
-    """An active `perception` process with the model that ships, and a robot that it answers."""
+    """Start an active `perception` process with the shipped model, and a robot that it answers."""
     from .robot import Robot, launch
 
     process = launch(graph, "faults.faulty_perception", "perception", SETTINGS)
@@ -72,7 +72,7 @@ def shared_robot(graph, demo_image):
 
 @pytest.fixture
 def row(request) -> Row:
-    """The row of the report that the test fills in; a test that does not come to its end has failed."""
+    """Add a row to the report that the test fills in; a test that does not reach its end has failed."""
     area, fault = request.node.get_closest_marker("fault").args
     row = Row(area, fault)
     request.config.stash[ROWS].append(row)
@@ -81,7 +81,7 @@ def row(request) -> Row:
 
 @pytest.fixture
 def robot(shared_robot, graph):
-    """The shared robot, at the beginning of another test; afterwards every instruction has its answer."""
+    """Yield the shared robot, reset for a test; afterwards check that every instruction has its answer."""
     shared_robot.begin()
     yield shared_robot
     if shared_robot.process in graph.processes:  # the last test ends it

@@ -1,7 +1,7 @@
-"""The node `perception` with a model that fails when it is told to: `python -m faults.faulty_perception`.
+"""Run `perception` with a model that fails on request: `python -m faults.faulty_perception`.
 
-The model is the real one. An instruction such as "crash: the blue mug" brings its fault about in the midst of
-the network, in the forward pass of one of its modules; what follows the colon is asked all the same.
+The model is the real one. An instruction such as "crash: the blue mug" triggers the fault in the middle of
+the network, in the forward pass of one of its modules. The text after the colon is still asked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 
 
 class FaultyLens:
-    """A `Lens` that does what the beginning of an instruction says."""
+    """Wrap a `Lens` and trigger the fault that the beginning of an instruction names."""
 
     def __init__(self, lens: Any) -> None:
         self._lens = lens

@@ -1,4 +1,6 @@
-"""What the fault-injection suite found, as rows: `out/faults.json`, and from it `docs/reliability.md`.
+"""Collect the results of the fault-injection suite as rows, and write them as JSON and Markdown.
+
+The rows go to `out/faults.json`, and from there to `docs/reliability.md`:
 
 python -m faults.report out/faults.json docs/reliability.md     (in tests/; `make faults` does it)
 """
@@ -39,7 +41,7 @@ How long each recovery took on the machine that ran it is in `out/faults.json`.
 
 @dataclass
 class Row:
-    """One fault. `recovery_s`: seconds from the first good image after it to a right answer."""
+    """One fault. `recovery_s` is the time in seconds from the first good image after it to a right answer."""
 
     area: str
     fault: str
@@ -51,24 +53,26 @@ class Row:
     own_process: bool = False
 
     def held(self, restored: str) -> None:
-        """The node bore it, and this is how it came to work again."""
+        """Record that the node survived the fault, and how it came to work again."""
         self.restored, self.verdict = restored, "held"
 
 
 def write_json(rows: Iterable[Row], path: Path) -> None:
-    """All that is known."""
+    """Write all rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_json(path: Path) -> list[Row]:
-    """What `write_json` wrote."""
+    """Read the rows that `write_json` wrote."""
     return [Row(**row) for row in json.loads(path.read_text("utf-8"))]
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A page with a table for each area, in the order of the rows; the same for every run that finds the
-    same."""
+    """Format the rows as a page with a table for each area, in the order of the rows.
+
+    The page is identical for all runs with identical findings.
+    """
     text = HEAD.format(count=len(rows), shared=sum(not row.own_process for row in rows))
     for area in dict.fromkeys(row.area for row in rows):
         text += f"\n## {area}\n\n| fault | what the node says | `/diagnostics` | afterwards |\n"
@@ -81,7 +85,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def normalised(text: str, limit: int = 330) -> str:
-    """Without what differs from run to run."""
+    """Remove parts of a text that differ from run to run."""
     for pattern, instead in _VARYING:
         text = re.sub(pattern, instead, text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -92,7 +96,7 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the page; 1, and nothing is written, if a fault was not borne."""
+    """Write the page and return 0. If a fault was not survived, write nothing and return 1."""
     source, page = map(Path, arguments)
     rows = read_json(source)
     failed = [row.fault for row in rows if row.verdict != "held"]

@@ -1,4 +1,4 @@
-"""A robot's other half: sends images and instructions to `perception`, and keeps the books on answers."""
+"""Robot that sends images and instructions to `perception` and accounts for its answers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LEVELS = ("OK", "WARN", "ERROR", "STALE")
 
 
 def nothing() -> None:
-    """Is what the robot sends while somebody else is the camera."""
+    """Send nothing, for tests in which another process is the camera."""
 
 
 class Robot:
     """Everything that one test and its successors exchange with one `perception`.
 
-    Every instruction is to be sent by `say`, so that `settle` can tell whether each was answered once.
+    Every instruction must be sent with `say`, so that `settle` can check that each was answered once.
     """
 
     def __init__(
@@ -67,40 +67,40 @@ class Robot:
     # Before and after a fault -------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Forgets what the log and the diagnostics said so far."""
+        """Forget earlier log lines and diagnostics."""
         self.graph.spin(2 * LOG_INTERVAL_S)  # what was said before may be said again
         self.statuses.clear()
         self._log_begins = len(self.process.log)
 
     def bring_up(self) -> None:
-        """From unconfigured to active, and until both sides know each other."""
+        """Bring the node from unconfigured to active and wait until both sides know each other."""
         assert self.graph.change_state(self.name, CONFIGURE, START_TIMEOUT), self.process.tail()
         self.activate()
 
     def activate(self) -> None:
-        """From inactive to active."""
+        """Bring the node from inactive to active."""
         assert self.graph.change_state(self.name, ACTIVATE, START_TIMEOUT), self.process.tail()
         self._activations += 1
         self.wait_until_heard()
 
     def deactivate(self) -> None:
-        """From active to inactive."""
+        """Bring the node from active to inactive."""
         assert self.graph.change_state(self.name, DEACTIVATE, START_TIMEOUT), self.process.tail()
 
     def forget_images(self) -> None:
-        """Has the node forget the last good image, which would serve instructions for a while."""
+        """Make the node forget the last good image, which would serve instructions for a while."""
         for enabled in (False, True):
             request = SetBool.Request(data=enabled)
             assert self.graph.call(SetBool, f"{self.name}/enable", request, TIMEOUT).success
         self.wait_until_heard()
 
     def take_down(self) -> None:
-        """From active to unconfigured."""
+        """Bring the node from active to unconfigured."""
         self.deactivate()
         assert self.graph.change_state(self.name, CLEANUP, START_TIMEOUT), self.process.tail()
 
     def wait_until_heard(self) -> None:
-        """Until `perception` is subscribed to us, and we to it."""
+        """Wait until `perception` subscribes to this robot and this robot to `perception`."""
         self.wait_until(
             lambda: (
                 (self.images.get_subscription_count() or self.compressed.get_subscription_count())
@@ -111,9 +111,13 @@ class Robot:
         )
 
     def works(self, row: Row | None = None, make: Callable[[], Any] | None = None) -> Segmentation:
-        """A good image and an instruction are answered as they always were. `make` gives other images.
+        """Check that a good image and an instruction are answered as before the fault.
 
         The box is compared relative to the image's size, so that cameras of other resolutions may be used.
+
+        Args:
+            row: The row that gets the recovery time.
+            make: Creates other images.
         """
         begun = time.monotonic()
         answer = self.ask(QUESTION, make)
@@ -130,7 +134,7 @@ class Robot:
         return answer
 
     def settle(self) -> None:
-        """Every instruction so far has exactly one answer."""
+        """Check that every instruction so far has exactly one answer."""
         given = lambda: Counter(answer.instruction for answer in self.answers)  # noqa: E731
         self.wait_until(lambda: not self.said - given(), "an answer to every instruction")
         unasked = given() - self.said
@@ -139,7 +143,7 @@ class Robot:
     # What it sends ------------------------------------------------------------------------------------------
 
     def image(self, size: tuple[int, int] = (320, 240), **changes: Any) -> Image:
-        """The demo's first picture, of a width and height, stamped now, with some fields changed."""
+        """Return the demo's first picture, resized and stamped now, with some fields changed."""
         header = Header(stamp=self.graph.node.get_clock().now().to_msg(), frame_id=FRAME_ID)
         image = conversions.rgb_to_image(cv2.resize(self.picture, size), header)
         for name, value in changes.items():
@@ -147,23 +151,24 @@ class Robot:
         return image
 
     def jpeg(self) -> CompressedImage:
-        """The same as a JPEG of 640x480 pixels."""
+        """Return the demo's first picture as a JPEG of 640x480 pixels."""
         header = Header(stamp=self.graph.node.get_clock().now().to_msg(), frame_id=FRAME_ID)
         return conversions.rgb_to_compressed(self.picture, header, quality=95)
 
     def send(self, image: Any) -> None:
-        """Publishes an image of either kind."""
+        """Publish a raw or compressed image."""
         (self.compressed if isinstance(image, CompressedImage) else self.images).publish(image)
 
     def say(self, instruction: str) -> None:
-        """Publishes an instruction, and expects one answer to it."""
+        """Publish an instruction, and expect one answer to it."""
         self.said[instruction[:ECHOED]] += 1
         self.instructions.publish(String(data=instruction))
 
     def ask(self, instruction: str, make: Callable[[], Any] | None = None) -> Segmentation:
         """Return the answer to an instruction about the images that are sent now and then.
 
-        Every other time it is said with a full stop: the same text would change nothing while it is active.
+        Every second time the text gets a full stop, because the same text would change nothing while it is
+        active.
         """
         before = len(self.of(instruction))
         self.say(f"{instruction}." if self._asked[instruction] % 2 else instruction)
@@ -182,11 +187,14 @@ class Robot:
 
     @property
     def log(self) -> str:
-        """What the node has written since `begin`."""
+        """Log lines that the node has written since `begin`."""
         return self.process.log[self._log_begins :]
 
     def hears(self, *parts: str, make: Callable[[], Any] | None = None) -> str:
-        """The first line of the log since `begin` that contains every part; images meanwhile if so asked."""
+        """Return the first log line since `begin` that contains every part.
+
+        Meanwhile images from `make` are sent, if it is given.
+        """
 
         def lines() -> list[str]:
             return [line for line in self.log.splitlines() if all(part in line for part in parts)]
@@ -195,8 +203,9 @@ class Robot:
         return lines()[0]
 
     def diagnosed(self, part: str, level: str, text: str, make: Callable[[], Any] | None = None) -> str:
-        """The first status since `begin` of a part, with a level and a text in its message; one that is OK
-        from now on, as it was so before the fault as well.
+        """Return the first status since `begin` of a part, with a level and a text in its message.
+
+        For level OK only statuses from now on count, because the part was also OK before the fault.
         """
         begun = len(self.statuses) if level == "OK" else 0
 
@@ -211,13 +220,13 @@ class Robot:
         return statuses()[0]
 
     def counter(self, part: str, key: str) -> int:
-        """A value of the next status."""
+        """Return a value of the next status."""
         begun = len(self.statuses)
         self.wait_until(lambda: self._values(part, key, begun), f"diagnostics of {part}")
         return int(float(self._values(part, key, begun)[-1]))
 
     def counted(self, part: str, key: str, before: int, make: Callable[[], Any] | None = None) -> str:
-        """Waits until a counter exceeds `before`."""
+        """Wait until a counter exceeds `before`."""
         self.wait_until(
             lambda: any(float(value) > before for value in self._values(part, key)), f"'{key}' to go up", make
         )
@@ -236,7 +245,7 @@ class Robot:
     def wait_until(
         self, condition: Callable[[], object], what: str, make: Callable[[], Any] | None = None
     ) -> None:
-        """Spins, and publishes what `make` makes five times a second, until something has come true."""
+        """Spin until a condition is true, and publish an image from `make` five times a second."""
         next_image = 0.0
 
         def come_true() -> object:
@@ -252,7 +261,7 @@ class Robot:
 
     @contextlib.contextmanager
     def parameters(self, **values: Any) -> Iterator[None]:
-        """Other parameters for a while: name=(meanwhile, afterwards)."""
+        """Change parameters for a while: name=(meanwhile, afterwards)."""
         for name, (meanwhile, _) in values.items():
             result = self.graph.set_parameter(self.name, name, meanwhile)
             assert result.successful, result.reason
@@ -275,7 +284,7 @@ class Robot:
                 self.statuses.append((part, status))
 
     def close(self) -> None:
-        """Speaks and hears no more."""
+        """Destroy all publishers and subscriptions."""
         for subscription in self._subscriptions:
             self.graph.node.destroy_subscription(subscription)
         for publisher in (self.images, self.compressed, self.instructions):
@@ -291,7 +300,7 @@ def launch(
     kind: type[NodeProcess] = ForkedNode,
     **options: Any,
 ) -> NodeProcess:
-    """A process of the graph whose log has a name of its own; without `build_engines` it makes no engines."""
+    """Start a process of the graph with a separate log; `build_engines` is off by default."""
     log = Path(graph.logs) / f"{name}.log"
     process = kind(module, log, parameters={"build_engines": False, **parameters}, **options)
     graph.processes.append(process)

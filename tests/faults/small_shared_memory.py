@@ -1,7 +1,9 @@
-"""A robot whose /dev/shm is Docker's: `python -m faults.small_shared_memory FOLDER`, in a mount namespace.
+"""Run a robot with a /dev/shm as in Docker, in a separate mount namespace.
 
-Everything that shares memory has to be in the namespace, this program included. It writes the fault's row to
-FOLDER/row.json, and ends with another status than 0 if the fault was not borne.
+Usage: `python -m faults.small_shared_memory FOLDER`
+
+Everything that shares memory has to be in the namespace, including this program. It writes the fault's row to
+FOLDER/row.json. Its exit status is not 0 if the fault was not survived.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ IMAGES = 40
 
 
 class Folders:
-    """Makes the folders that a graph asks for."""
+    """Create the folders that a graph asks for."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -43,7 +45,7 @@ class Folders:
 
 
 def main(folder: Path) -> None:
-    """Play raw images of growing size through `perception`; raise where they do not come as they are sent."""
+    """Play raw images of growing size through `perception`; raise if they do not arrive as they are sent."""
     picture = cv2.cvtColor(cv2.imread(str(folder / "picture.png")), cv2.COLOR_BGR2RGB)
     (row,) = read_json(folder / "row.json")
     with own_graph(Folders(folder)) as graph:
@@ -65,7 +67,7 @@ def main(folder: Path) -> None:
 
 
 def play(graph: Graph, robot: Robot, size: tuple[int, int], folder: Path) -> None:
-    """See that a best-effort subscriber and `perception` get what a camera sends."""
+    """Check that a best-effort subscriber and `perception` get what a camera sends."""
     source = folder / f"{size[0]}"
     source.mkdir()
     large = cv2.cvtColor(cv2.resize(robot.picture, size), cv2.COLOR_RGB2BGR)

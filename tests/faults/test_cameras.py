@@ -1,4 +1,4 @@
-"""Cameras that stop, hang, change or are not alone: camera processes, and images that this process sends."""
+"""Faulty cameras: camera processes that stop, hang, change or compete, and images from this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AREA = "Cameras"
 
 @pytest.fixture(scope="module")
 def start_camera(graph, demo_image, tmp_path_factory):
-    """Starts a camera process that shows the demo's first picture, ten times a second."""
+    """Start camera processes that show the demo's first picture ten times a second."""
     folder = tmp_path_factory.mktemp("pictures")
     cv2.imwrite(str(folder / "0.png"), cv2.cvtColor(demo_image, cv2.COLOR_RGB2BGR))
     started = 0
@@ -38,7 +38,7 @@ def start_camera(graph, demo_image, tmp_path_factory):
 
 @pytest.fixture
 def silent(robot: Robot):
-    """The robot's own camera topic is closed meanwhile: only the camera's process publishes there."""
+    """Close the robot's own camera topic, so that only the camera process publishes there."""
     robot.graph.node.destroy_publisher(robot.images)
     yield
     robot.images = robot.graph.node.create_publisher(Image, "image", 5)
@@ -47,7 +47,7 @@ def silent(robot: Robot):
 
 @pytest.fixture(scope="module")
 def cameras() -> list[NodeProcess]:
-    """The camera process that runs, if one does."""
+    """Return the list of running camera processes, with at most one entry."""
     return []
 
 

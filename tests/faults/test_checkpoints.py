@@ -1,4 +1,4 @@
-"""A model that cannot be loaded, until it can."""
+"""Models that cannot be loaded until they are repaired."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NANO = Path(__file__).resolve().parents[2] / "models" / "lens-nano"
 
 @pytest.fixture(scope="module")
 def folder(shared_robot: Robot, tmp_path_factory):
-    """A copy of the shipped model that tests damage; the shared node is told to load it."""
+    """Copy the shipped model to a folder that tests damage, and let the shared node load it."""
     folder = tmp_path_factory.mktemp("model") / "mine"
     shutil.copytree(NANO, folder)
     shared_robot.take_down()

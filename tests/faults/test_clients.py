@@ -1,4 +1,4 @@
-"""Clients that vanish, hang, or ask for nonsense."""
+"""Clients that vanish, hang, or send invalid requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start(robot: Robot, does: str, says: str = "") -> NodeProcess:
 
 
 def nobody_waits(robot: Robot) -> str:
-    """Until no goal is left over."""
+    """Wait until no goal is left over."""
     robot.wait_until(
         lambda: robot.counter("state", "waiting goals and requests") == 0, "no more goals", robot.image
     )

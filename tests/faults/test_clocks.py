@@ -1,4 +1,4 @@
-"""Time that is wrong: stamps that are old, come from the future or jump, and simulated time that stops."""
+"""Wrong time: stamps that are old, come from the future or jump, and simulated time that stops."""
 
 from __future__ import annotations
 

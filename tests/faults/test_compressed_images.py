@@ -1,4 +1,4 @@
-"""JPEG files that are none, or not whole, or claim to be what they are not."""
+"""JPEG data that is invalid, incomplete, or has a wrong header."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AREA = "Compressed images"
 
 @pytest.fixture(scope="module", autouse=True)
 def compressed(shared_robot: Robot):
-    """The node reads compressed images for a while."""
+    """Let the node read compressed images for a while."""
     for transport in ("compressed", "raw"):
         shared_robot.take_down()
         assert shared_robot.graph.set_parameter("perception", "image_transport", transport).successful
@@ -23,7 +23,10 @@ def compressed(shared_robot: Robot):
 
 
 def header_of(width: int, height: int):
-    """A change of the size in a JPEG's header (ITU T.81, B.2.2: marker, length, precision, size)."""
+    """Return a function that changes the size in a JPEG's header.
+
+    The header has marker, length, precision, size (ITU T.81, B.2.2).
+    """
 
     def change(data: bytearray) -> bytearray:
         start = data.index(b"\xff\xc0") + 5

@@ -17,7 +17,7 @@ FULL = 1_000_000  # bytes that a file may have; the decoder's graph has 1.5 mill
 
 @pytest.fixture(scope="module")
 def engines(shared_robot: Robot, nano_cache, tmp_path_factory):
-    """A cache that lacks the decoder; the shared node is told to use it, but not configured yet."""
+    """Create a cache without the decoder and let the shared node use it, without configuring it yet."""
     engines = tmp_path_factory.mktemp("cache") / "engines"
     shutil.copytree(nano_cache.root, engines)
     remove(engines, "decoder")

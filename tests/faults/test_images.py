@@ -1,4 +1,4 @@
-"""Raw images that cannot be used, and more of them than anybody could use."""
+"""Raw images that cannot be used, and more images than the node can process."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_texts_of_headers_are_escaped_and_cut(encoding, said, robot: Robot, row:
     sent = 0
 
     def one_from_the_left() -> Image:
-        """Return an image that follows one of another frame."""
+        """Return an image that follows one with another frame_id."""
         for side in ("right", "left"):
             image = robot.image(encoding=encoding)
             image.header.frame_id = f"{side} {NASTY}"

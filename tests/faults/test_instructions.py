@@ -1,4 +1,4 @@
-"""Instructions that cannot be followed, and more of them than anybody could follow."""
+"""Instructions that cannot be followed, and more instructions than the node can process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lifecycle managers that ask while the node is busy with a transition."""
+"""Lifecycle managers that send requests while the node is busy with a transition."""
 
 from __future__ import annotations
 

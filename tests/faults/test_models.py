@@ -1,4 +1,4 @@
-"""A model that fails: an exception in the network, too little memory, one bad instruction among good ones."""
+"""Failing models: an exception in the network, too little memory, one bad instruction among good ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_one_bad_instruction_costs_the_others_nothing(robot: Robot, row: Row):
 
 @pytest.fixture
 def hanging(graph: Graph, demo_image, row: Row):
-    """A robot of its own whose model hangs, with a goal and an instruction that wait."""
+    """Yield a separate robot whose model hangs, with a goal and an instruction that wait."""
     process = launch(
         graph,
         "faults.faulty_perception",

@@ -1,4 +1,4 @@
-"""Other processes in the same graph: a namesake, a second pair of eyes, a camera without the DDS profile."""
+"""Other processes in the graph: a node of the same name, a second perception, a camera without profile."""
 
 from __future__ import annotations
 

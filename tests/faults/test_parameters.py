@@ -1,4 +1,4 @@
-"""What a node is started with and cannot use: a name, a value, a file, a log folder."""
+"""Invalid start-up settings: a name, a value, a file, a log folder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_missing_file_ends_it(graph: Graph, row: Row):
 
 
 def is_given_up(row: Row, status: int, log: str) -> None:
-    """It has said why, once, and launch would leave it at that."""
+    """Check that the node has logged the reason once, and that launch would not restart it."""
     fatal = [line for line in log.splitlines() if "[FATAL]" in line]
     assert len(fatal) == 1 and "Traceback" not in log
     assert status == UNUSABLE and Restarts().objection(status, 0.0)

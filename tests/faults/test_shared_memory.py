@@ -1,4 +1,4 @@
-"""Images that Fast DDS cannot take from one process to the other."""
+"""Images that Fast DDS cannot transfer from one process to the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARE = 0.3  # of the images arrives
 
 @pytest.fixture(scope="module")
 def dockers_shm() -> list[str]:
-    """Return what to put before a command that is to have a /dev/shm of its own with 64 MB, as in Docker."""
+    """Return a command prefix that runs a command with a separate 64 MB /dev/shm, as in Docker."""
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare (util-linux)")
     root = [] if os.geteuid() == 0 else ["--map-root-user"]

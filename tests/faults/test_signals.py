@@ -1,4 +1,4 @@
-"""SIGTERM in every state of the lifecycle: the process ends by itself, with exit code 0 and nothing lost."""
+"""SIGTERM in every state of the lifecycle: the process exits by itself with code 0 and loses nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENDS = "the process ends with exit code 0"
 
 
 def start(graph: Graph, name: str, kind: type[NodeProcess] = ForkedNode) -> tuple[str, NodeProcess]:
-    """A process in a namespace of its own: what ends while it loads stays in the graph for a while."""
+    """Start a process in a separate namespace: one that ends while loading stays in the graph for a while."""
     space = name.replace(" ", "_").replace(",", "")
     process = launch(
         graph,
@@ -124,7 +124,7 @@ def test_it_ends_while_it_is_cleaned_up(graph: Graph, demo_image, row: Row):
 
 @pytest.mark.fault(AREA, "active and reasoning, with a goal and an instruction in progress")
 def test_it_answers_what_is_in_progress_before_it_ends(robot: Robot, row: Row):
-    """The last one: it ends the process that all the others shared."""
+    """This test must be the last one: it ends the process that all the others shared."""
     client = Client(robot.graph)
     goal = client.ask(f"slow: {QUESTION}", robot.image())
     goal.wait_for_stage("reasoning")

@@ -1,4 +1,4 @@
-"""The page that people read is about the faults that are tested."""
+"""The published page covers exactly the faults that are tested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 
 
 def test_the_page_has_a_row_for_every_fault(request):
-    """Otherwise: `make faults`."""
+    """If this fails, run `make faults`."""
     page = PAGE.read_text("utf-8")
     markers = [item.get_closest_marker("fault") for item in request.session.items]
     faults = {marker.args for marker in markers if marker is not None}

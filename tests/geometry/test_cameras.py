@@ -1,4 +1,4 @@
-"""Lines of sight, held against OpenCV, for whole, cropped, binned and rectified cameras."""
+"""Lines of sight, compared with OpenCV, for whole, cropped, binned and rectified cameras."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pixels = st.lists(st.tuples(st.floats(0, WIDTH - 1), st.floats(0, HEIGHT - 1)), 
 
 
 def undistorted(points: np.ndarray, camera: Camera, **options) -> np.ndarray:
-    """Let OpenCV tell x, y at depth 1 of pixels, as exactly as it can."""
+    """Return x, y at depth 1 of pixels from OpenCV, as exactly as it can compute them."""
     distortion = np.array(camera.distortion or (0.0,) * 4)
     source = points.reshape(-1, 1, 2)
     if camera.fisheye:
@@ -67,7 +67,7 @@ def test_a_cropped_and_binned_camera_sees_along_the_same_rays(
 @pytest.mark.parametrize(("distortion", "fisheye"), CASES)
 @given(intrinsics, pixels, st.tuples(*[st.floats(-0.02, 0.02)] * 3))
 def test_a_rectified_camera_sees_along_the_rotated_rays(distortion, fisheye, values, points, turned):
-    """A pixel of the raw image and its place in the rectified one are of the same thing."""
+    """A pixel of the raw image and its place in the rectified image show the same point."""
     raw, points = Camera(*values, distortion, fisheye), np.array(points)
     rotation = cv2.Rodrigues(np.array(turned))[0]
     rectified = Camera(500.0, 510.0, 320.0, 240.0)
@@ -78,7 +78,7 @@ def test_a_rectified_camera_sees_along_the_rotated_rays(distortion, fisheye, val
 
 @given(intrinsics, pixels, st.floats(0.1, 20), st.floats(-0.3, 0.3), st.floats(-0.3, 0.3))
 def test_points_are_projected_to_their_pixels(values, points, depth, tx, ty):
-    """By the 3 x 4 matrix of a stereo pair's second camera, whose fourth column is -f times the offset."""
+    """The 3 x 4 matrix is that of a stereo pair's second camera; its fourth column is -f times the offset."""
     camera, points = Camera(*values, offset=(tx, ty)), np.array(points)
     projection = np.column_stack([camera.matrix, [-camera.fx * tx, -camera.fy * ty, 0.0]])
     places = camera.points(points, depth)

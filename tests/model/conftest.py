@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "fixtures" / "parity"
 
 @pytest.fixture(scope="session")
 def checker() -> ModuleType:
-    """The parity checker that came with the golden outputs."""
+    """Import the parity checker that came with the golden outputs."""
     spec = importlib.util.spec_from_file_location("parity_check", GOLDEN / "parity_check.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +31,7 @@ def checker() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def released_folder(checker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint as the reference saves it, bf16; tests must not change it."""
+    """Write a small bf16 checkpoint as the reference saves it; tests must not change it."""
     folder = tmp_path_factory.mktemp("released")
     checker.rebuild_checkpoint(GOLDEN, folder)
     return folder
@@ -39,7 +39,7 @@ def released_folder(checker: ModuleType, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def untrained() -> tuple[LensModel, PreTrainedTokenizerFast]:
-    """lens-nano at birth, in eval mode; tests must not change it."""
+    """Return an untrained lens-nano in eval mode; tests must not change it."""
     model, tokenizer = build_nano(seed=0)
     # At birth the language head repeats one token; noise makes greedy answers worth comparing.
     generator = torch.Generator().manual_seed(1)
@@ -56,7 +56,7 @@ def lens(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> Lens:
 
 @pytest.fixture(scope="session")
 def prefix_ids(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> torch.Tensor:
-    """What opens every prompt on an image of lens-nano."""
+    """Return the token ids that begin every prompt about an image of lens-nano."""
     model, tokenizer = untrained
     side = model.config.image.reasoner_size
     rows, cols = visual_grid(side, side)
@@ -77,5 +77,5 @@ def question_ids(
 
 @pytest.fixture(scope="session")
 def picture() -> torch.Tensor:
-    """``(1, 224, 224, 3)`` uint8 noise."""
+    """Return ``(1, 224, 224, 3)`` uint8 noise."""
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Any text in, never an exception; what we teach, we can read, and what others have taught too."""
+"""Any text is parsed without an exception; forms taught by us and by others are read correctly."""
 
 from __future__ import annotations
 
@@ -66,17 +66,19 @@ def corners_in_order(box: Numbers) -> Numbers:
 
 
 def limits_of(written: Sequence[Numbers], limits: Extent) -> Extent:
-    """What the numbers of one answer count up to: 1 where all are shares, and some not 0 or 1."""
+    """Return the upper limits of an answer's numbers: 1 if all are shares and some are not 0 or 1."""
     there = [n for box in written if any(box) for n in box]
     shares = all(0 <= n <= 1 for n in there) and any(0 < n < 1 for n in there)
     return (1.0, 1.0) if shares else limits
 
 
 def places(written: Sequence[Numbers], limits: Extent, *, prose: bool = False) -> list[Numbers]:
-    """What boxes of these numbers must be read as, said once more.
+    """Return the expected parse of boxes with these numbers, by an independent implementation.
 
     Args:
-        prose: within other text, where a box of the image's size is no target.
+        written: The numbers of each box.
+        limits: Upper limits of the numbers.
+        prose: Whether the boxes are within other text, where a box of the image's size is not a target.
     """
     found: list[Numbers] = []
     if prose:

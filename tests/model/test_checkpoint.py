@@ -1,4 +1,4 @@
-"""Every way in which a model's folder can be wrong is named; nothing is ever left random."""
+"""Every defect of a model folder is reported; no weight is ever left random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models made of other people's files, whole: from the command to the mask."""
+"""End-to-end tests of models converted from other people's files, from the command to the mask."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPECIAL = {
 
 @pytest.fixture(scope="module")
 def released(released_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden checkpoint with a tokenizer, as a released folder has one: bytes and special tokens."""
+    """Return the golden checkpoint with a tokenizer as in a released folder: bytes and special tokens."""
     folder = Path(shutil.copytree(released_folder, tmp_path_factory.mktemp("released") / "lens-tiny"))
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: k for k, letter in enumerate(alphabet)} | SPECIAL
@@ -52,14 +52,14 @@ def released(released_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def rgb() -> np.ndarray:
-    """``(90, 150, 3)`` uint8, structured, not square."""
+    """Return a structured, non-square picture ``(90, 150, 3)`` uint8."""
     small = np.random.default_rng(2).integers(0, 256, (9, 15, 3), dtype=np.uint8)
     return cv2.resize(small, (150, 90), interpolation=cv2.INTER_CUBIC)
 
 
 @torch.inference_mode()
 def mask_of_the_reference(folder: Path, rgb: np.ndarray, instruction: str, new_tokens: int) -> np.ndarray:
-    """The reference's demo, step by step with transformers: processor, generate, full second pass."""
+    """Run the reference's demo step by step with transformers: processor, generate, full second pass."""
     model, words = load_released(folder), PreTrainedTokenizerFast.from_pretrained(folder)
     image = Image.fromarray(rgb)
     processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=1_000_000)
@@ -134,7 +134,7 @@ def test_what_a_released_folder_lacks_is_named(
 
 
 def tiny_sam() -> SamSegmenter:
-    """Random, but with logits of a useful size."""
+    """Return a random SAM whose logits have a useful size."""
     torch.manual_seed(4)
     segmenter = SamSegmenter(TINY_SAM).eval()
     with torch.no_grad():
@@ -145,7 +145,7 @@ def tiny_sam() -> SamSegmenter:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A Qwen2.5-VL as published, lens-nano's reasoner, and a SAM's file."""
+    """Write a Qwen2.5-VL as published (lens-nano's reasoner) and a SAM file."""
     folder = tmp_path_factory.mktemp("parts")
     model, words = load_model(find_model("lens-nano"))
     model.reasoner.save_pretrained(folder / "qwen")

@@ -1,4 +1,4 @@
-"""Every way of decoding writes what the growing cache writes, streams it alike, and leaves the same cache."""
+"""Every decoding method writes and streams the growing cache's tokens, and leaves the same cache."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_token_that_ends_an_answer_has_a_probability_too_and_padding_none(re
 
 
 def ending(reason: Reason) -> int:
-    """A token that ends the answers of a batch at different places."""
+    """Return a token that ends the answers of a batch at different places."""
     answers = [thought.token_ids for thought in reason(QUESTIONS, "dynamic")]
     for token in answers[0][2:]:
         if len({row.index(token) if token in row else len(row) for row in answers}) > 1:
@@ -206,7 +206,7 @@ def test_a_lens_decodes_as_it_was_told(untrained: Built) -> None:
 
 
 def test_lookup_needs_fewer_passes_where_words_come_back(untrained: Built, view: View) -> None:
-    """A language model that counts in circles, as the real one's head over a made-up one."""
+    """The made-up language model counts in circles."""
 
     class Circles(torch.nn.Module):
         def forward(self, embedded: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How tokens are drawn: against the distribution that was asked for."""
+"""Sampling of tokens, compared with the requested distribution."""
 
 from __future__ import annotations
 

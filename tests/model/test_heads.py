@@ -1,4 +1,4 @@
-"""The output head of a Qwen2.5-VL, tied to the embedding or not, survives every route or is refused."""
+"""The output head of a Qwen2.5-VL, tied to the embedding or not, survives every conversion or is refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Built = tuple[LensModel, PreTrainedTokenizerFast]
 
 
 def qwen(folder: Path, tokenizer: PreTrainedTokenizerFast, *, tied: bool) -> Path:
-    """Write a small random Qwen2.5-VL as its authors publish theirs."""
+    """Write a small random Qwen2.5-VL in its authors' published format."""
     torch.manual_seed(3)
     settings = nano_config(tokenizer).reasoner
     settings["tie_word_embeddings"] = settings["text_config"]["tie_word_embeddings"] = tied

@@ -1,4 +1,4 @@
-"""Pictures and patches against transformers' own image processor; masks land where they should."""
+"""Pictures and patches, compared with transformers' own image processor; masks are placed correctly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def noise(size: tuple[int, int]) -> np.ndarray:
 
 
 def expect_processor(image: Image.Image, rgb: np.ndarray, config: ImageConfig, **limits: int) -> None:
-    """Our picture and patches are what Qwen2.5-VL's processor makes of ``image``."""
+    """Assert that our picture and patches equal those of Qwen2.5-VL's processor for ``image``."""
     expected = Qwen2VLImageProcessorPil(**limits)(images=[image], return_tensors="pt")
     picture = reasoner_picture(rgb, config)
     pixel_values, grid = reasoner_inputs(torch.from_numpy(np.array(picture))[None], config)
@@ -131,7 +131,7 @@ def test_the_protocols_squash_for_the_segmenter_with_and_without_antialiasing() 
 @pytest.mark.parametrize("fit", ["squash", "letterbox"])
 @pytest.mark.parametrize("size", [(480, 640), (900, 300), (300, 1600)])
 def test_a_mask_lands_where_the_object_is(protocol: str, fit: str, size: tuple[int, int]) -> None:
-    """A segmenter that answers with the brightness of what it is shown, at a quarter of its resolution."""
+    """The fake segmenter returns the brightness of its input at a quarter of the resolution."""
     config = dataclasses.replace(PAPER, protocol=protocol, segmenter_fit=fit)
     height, width = size
     rgb = np.zeros((height, width, 3), dtype=np.uint8)

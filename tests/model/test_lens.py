@@ -1,4 +1,4 @@
-"""The public API: what goes in, what comes out, what is refused."""
+"""Public API: inputs, outputs and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation and the query pass against transformers and against full recomputation."""
+"""Generation and the query pass, compared with transformers and with full recomputation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRID = (8, 8)
 
 @pytest.fixture(params=["mrope", "sequential"])
 def model(untrained: Built, request: pytest.FixtureRequest) -> Iterator[LensModel]:
-    """The same weights, read with either position scheme."""
+    """Yield the same weights with either position scheme."""
     model = copy.copy(untrained[0])
     model.config = dataclasses.replace(model.config, query_positions=request.param)
     yield model
@@ -43,7 +43,7 @@ def answer(view_of: tuple[LensModel, View], questions: list[torch.Tensor], **set
 
 @torch.inference_mode()
 def recomputed(model: LensModel, picture: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """The prompt for the segmenter with no cache at all."""
+    """Compute the prompt for the segmenter without any cache."""
     visual = model.see(picture)[1][0]
     read = full_pass(model, ids[None], torch.ones_like(ids)[None], visual, [GRID])
     return model.context_module()(read.queries)[0]
@@ -82,7 +82,7 @@ def test_query_pass_equals_full_recompute(
 
 
 def first_new(tokens: list[int], after: int) -> int:
-    """The index of the first token past ``after`` that did not occur before."""
+    """Return the index of the first token past ``after`` that did not occur before."""
     return next(k for k, t in enumerate(tokens) if k > after and t not in tokens[:k])
 
 

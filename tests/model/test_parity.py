@@ -1,4 +1,4 @@
-"""The paper's reference implementation, through golden outputs of a tiny checkpoint of its own form.
+"""Parity with the paper's reference implementation, by golden outputs of a tiny checkpoint in its format.
 
 Tolerances are the checker's: absolute, a few times the reference's own noise between attention kernels.
 """
@@ -58,7 +58,7 @@ def view_of(released: LensModel, call: dict[str, torch.Tensor], row: int, prefix
 def test_the_second_cache_gives_the_golden_prompt(
     checker: ModuleType, released: LensModel, case: str
 ) -> None:
-    """Image prefix once with plain positions, then the rest with the queries: no recomputation."""
+    """The image prefix is read once with plain positions, then the rest with the queries, not recomputed."""
     call, expected, _ = checker.load_case(GOLDEN, case)
     for row, (ids, mask) in enumerate(zip(call["input_ids"], call["attention_mask"], strict=True)):
         tokens = ids[mask.bool()]
@@ -71,7 +71,7 @@ def test_the_second_cache_gives_the_golden_prompt(
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_generated_answer_gives_the_golden_mask(checker: ModuleType, released: LensModel, row: int) -> None:
-    """The evaluation flow, by our own way: one row ends early, the other runs into the limit."""
+    """The evaluation flow runs in our own way: one row ends early, the other reaches the limit."""
     call, expected, _ = checker.load_case(GOLDEN, "c_eval")
     prompt = expected["prompt_ids"][row][expected["prompt_mask"][row].bool()]
     split = int((prompt == VISION_END).nonzero()[0]) + 1

@@ -1,4 +1,4 @@
-"""Explicit positions against transformers' own rule."""
+"""Explicit positions, compared with transformers' own rule."""
 
 from __future__ import annotations
 

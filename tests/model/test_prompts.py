@@ -1,4 +1,4 @@
-"""The prompts are those that the weights were trained on, to the byte."""
+"""The prompts are byte for byte those that the weights were trained on."""
 
 from __future__ import annotations
 

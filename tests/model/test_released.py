@@ -1,4 +1,4 @@
-"""The paper's released checkpoints: read completely, at the true size too, or refused with the reason."""
+"""The paper's released checkpoints are read completely, also at full size, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def folder(released_folder: Path, tmp_path: Path) -> Path:
 
 
 def save_pt(path: Path, tensors: Tensors) -> Path:
-    """SAM 2's own kind of file, from a checkpoint's tensors."""
+    """Write a file in SAM 2's own format from a checkpoint's tensors."""
     own = {n.removeprefix("sam."): t.float() for n, t in tensors.items() if n.startswith("sam.")}
     torch.save({"model": own}, path)
     return path
@@ -229,7 +229,7 @@ CONFIG_3B = {
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> LensModel:
-    """The 3B without memory, from the config that lies beside its weights."""
+    """Return the 3B without memory, from the config that is stored with its weights."""
     folder = tmp_path_factory.mktemp("LENS-3B")
     (folder / "config.json").write_text(json.dumps(CONFIG_3B))
     with torch.device("meta"):
@@ -305,7 +305,7 @@ def test_the_147_memory_tensors_of_stage_2_are_dropped_and_no_others(full: LensM
 
 
 def birth(tensors: Tensors) -> None:
-    """SAM 2 as checkpoints of stage 1 carry it: never loaded."""
+    """Reset SAM 2 to initial values, as in stage-1 checkpoints, where it was never loaded."""
     for name, tensor in tensors.items():
         if name.startswith("sam."):
             leaf = name.rsplit(".", 1)[-1]
@@ -320,7 +320,7 @@ def stage1_random(folder: Path) -> None:
 
 
 def stage1_random_but_for_biases(folder: Path) -> None:
-    """As above, but something has filled the linear layers' biases."""
+    """Write a stage-1 checkpoint with initial values except for the linear layers' biases."""
 
     def edit(tensors: Tensors) -> None:
         birth(tensors)
@@ -336,7 +336,10 @@ def stage1_absent(folder: Path) -> None:
 
 
 def stage1_garbage(folder: Path) -> None:
-    """Convolutions and norms in memory that nobody filled; linear layers as transformers fills them in."""
+    """Write a stage-1 checkpoint with convolutions and norms in uninitialised memory.
+
+    Linear layers are as transformers initialises them.
+    """
 
     def edit(tensors: Tensors) -> None:
         trained = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -372,7 +375,7 @@ def test_sam2_replaces_a_trained_one_and_may_be_safetensors(folder: Path, stored
 
 
 class Malice:
-    """Writes a file when it is unpickled."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -1,4 +1,4 @@
-"""SAM for the decoupled path against the package's own predictor and builders; files that are no SAM."""
+"""SAM for the box-prompted path, compared with the package's predictor and builders; invalid files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ IMAGE = ImageConfig(
 
 
 def random_sam(sizes: SamSizes = SMALL) -> SamSegmenter:
-    """Every weight random: the package leaves position codes at zero, where they cannot be told apart."""
+    """Return a SAM with every weight random.
+
+    The package leaves position codes at zero, where they cannot be distinguished.
+    """
     torch.manual_seed(0)
     segmenter = SamSegmenter(sizes).eval()
     with torch.no_grad():
@@ -168,7 +171,7 @@ def test_released_sizes_are_recovered_and_built_as_the_package_does(name: str, m
 
 
 def settings(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Numbers that modules hold besides tensors: heads, windows, epsilons, sizes."""
+    """Return the numbers that modules hold in addition to tensors: heads, windows, epsilons, sizes."""
     return {
         name: {k: v for k, v in vars(part).items() if isinstance(v, int | float | tuple)}
         for name, part in network.named_modules()
@@ -226,7 +229,7 @@ def test_impossible_sizes_are_refused(wrong: dict[str, Any], told: str) -> None:
 
 
 def decoded(segmenter: SamSegmenter, pixels: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Logits and predicted IoU of one call, ``(B, N, S/4 * S/4 + 1)``."""
+    """Return logits and predicted IoU of one call, ``(B, N, S/4 * S/4 + 1)``."""
     with torch.inference_mode():
         logits, iou = segmenter.decode(segmenter.encode(pixels), segmenter.box_prompts(boxes))
     return torch.cat([logits.flatten(2), iou[..., None]], dim=2)
@@ -270,7 +273,7 @@ def test_mask_prompts_equal_the_packages_own(segmenter: SamSegmenter) -> None:
 
 
 def brightness_sam() -> SamSegmenter:
-    """A SAM whose mask is what is brighter than SAM's mean colour, patch by patch, whatever the prompt."""
+    """Return a SAM whose mask is what is brighter than SAM's mean colour, per patch, for any prompt."""
     segmenter = SamSegmenter(SMALL).eval()
     norms = {nn.LayerNorm, type(segmenter.sam.image_encoder.neck[1])}
     encoder, decoder = segmenter.sam.image_encoder, segmenter.sam.mask_decoder
@@ -444,7 +447,7 @@ def test_a_torchscript_file_is_named(tmp_path: Path) -> None:
 
 
 class Intruder:
-    """Creates a file when unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -478,7 +481,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_is_tracked_as_well_in_a_letterbox(untrained: tuple[LensModel, PreTrainedTokenizerFast]) -> None:
-    """A bright thing that moves by one patch per image, before a SAM that sees what is bright."""
+    """A bright object moves by one patch per image, and SAM segments what is bright."""
     model, tokenizer = copy.copy(untrained[0]), untrained[1]
     model._modules = dict(model._modules, segmenter=brightness_sam())
     model.config = dataclasses.replace(model.config, image=IMAGE)

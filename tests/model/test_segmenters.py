@@ -1,4 +1,4 @@
-"""The segmenter with SAM 2's own encoder against transformers' Sam2Model."""
+"""The segmenter with SAM 2's own encoder, compared with transformers' Sam2Model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words, numbers and JSON as single tokens; the unknown is marked, never lost in silence."""
+"""Words, numbers and JSON are single tokens; unknown words are marked, never dropped silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of the action `~/segment_instruction` that keeps all that it hears."""
+"""Client of the action `~/segment_instruction` that records everything it receives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAGES = [Feedback.WAITING, Feedback.ENCODING, Feedback.REASONING, Feedback.DECO
 
 
 class Asked:
-    """A goal that was sent, and what its client has heard of it."""
+    """A sent goal and everything that its client has received about it."""
 
     def __init__(self, client: Client, goal: Goal) -> None:
         self._client = client
@@ -36,7 +36,7 @@ class Asked:
 
     @property
     def stages(self) -> list[str]:
-        """The stages so far, without repetitions."""
+        """Stages so far, without repetitions."""
         stages = [feedback.stage for feedback in self.feedback]
         return [stage for n, stage in enumerate(stages) if n == 0 or stages[n - 1] != stage]
 
@@ -45,7 +45,7 @@ class Asked:
         return self.result.result
 
     def wait_for_stage(self, stage: str) -> None:
-        """Until the goal is accepted, its result asked for, and the stage reached."""
+        """Wait until the goal is accepted, its result requested, and the stage reached."""
         self._client.graph.wait_until(
             lambda: self.handle is not None and stage in self.stages, TIMEOUT, f"the stage {stage}"
         )
@@ -60,7 +60,7 @@ class Asked:
 
 
 class Client:
-    """A client of the action."""
+    """Client of the action."""
 
     def __init__(self, graph: Graph, node: Any = None, *, server: str = "perception", **options: Any) -> None:
         self.graph = graph
@@ -70,7 +70,7 @@ class Client:
         )
 
     def ask(self, instruction: str, image: Image | None = None) -> Asked:
-        """Asks about an image, or about the camera's next one."""
+        """Ask about an image, or about the camera's next one."""
         if not self._met:
             self.graph.meet(self._server, TIMEOUT)
             self._met = True

@@ -1,6 +1,6 @@
-"""Real processes and a ROS graph of their own for each module of tests.
+"""Real processes and a separate ROS graph for each test module.
 
-Without ROS 2 only test_ros.py is collected, which says what is missing.
+Without ROS 2 only test_ros.py is collected; it reports what is missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _template(template: None) -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    """Save an untrained lens-nano that may be asked anything: it answers at length, nothing readable."""
+    """Save an untrained lens-nano that gives long, unreadable answers to any instruction."""
     import torch
 
     from lens_ros.model.checkpoint import save_model
@@ -42,8 +42,9 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """Three pictures of 640x480 pixels that differ: raw they have 0.9 MB, which only the Fast DDS profile
-    lets pass.
+    """Write three different pictures of 640x480 pixels.
+
+    A raw picture has 0.9 MB, which only arrives with the Fast DDS profile.
     """
     import cv2
 
@@ -57,8 +58,9 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """A ROS graph that no other module of tests sees, with a node of this process in it; see
-    `ros_graph.Graph`.
+    """Yield a ROS graph that no other test module sees, with a node of this process in it.
+
+    See `ros_graph.Graph`.
     """
     from ros_graph import own_graph
 
@@ -68,7 +70,7 @@ def graph(tmp_path_factory):
 
 @pytest.fixture
 def finder():
-    """What `make_node` gives its nodes for a model."""
+    """Return the model of the nodes that `make_node` creates."""
     from finder import Finder
 
     return Finder()
@@ -76,7 +78,10 @@ def finder():
 
 @pytest.fixture
 def make_node(graph, finder, monkeypatch):
-    """Makes an active `PerceptionNode` with a `Finder`, in the same executor as the test's own node."""
+    """Return a function that creates an active `PerceptionNode` with a `Finder`.
+
+    The node shares the executor of the test's own node.
+    """
     from rclpy.lifecycle import TransitionCallbackReturn
     from rclpy.parameter import Parameter
 
@@ -104,7 +109,7 @@ def make_node(graph, finder, monkeypatch):
 
 @pytest.fixture
 def conversation(graph):
-    """A `ros_graph.Conversation` of one test."""
+    """Yield a `ros_graph.Conversation` for one test."""
     from ros_graph import Conversation
 
     conversation = Conversation(graph)

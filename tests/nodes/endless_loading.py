@@ -1,6 +1,6 @@
-"""The node `perception` with a model whose loading never ends: `python -m tests.nodes.endless_loading`.
+"""Run `perception` with a model that never finishes loading: `python -m tests.nodes.endless_loading`.
 
-It loses the first interruption, as an import may in which Python runs a finaliser.
+It loses the first interruption, as can happen in an import while Python runs a finaliser.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lens_ros.nodes.perception import model_loading, node
 
 
 class Finalised:
-    """Loses what is raised while it is finalised: Python reports it and goes on."""
+    """Object that loses exceptions raised while it is finalised: Python reports them and continues."""
 
     def __del__(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""A model that says and finds what a test wants."""
+"""Model that says and finds what a test wants."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ OWN_THRESHOLD = 0.6
 
 
 class Finder:
-    """Instead of a `Lens`: thinks in 40 tokens and finds two objects, which score 0.9 and 0.2; it rejects the
-    second whatever the threshold. Its own threshold is 0.6.
+    """Stand-in for a `Lens`: thinks in 40 tokens and finds two objects, which score 0.9 and 0.2.
 
-    "left" moves what it finds; "breaks" fails; "greedy" has not enough memory for others at the same time;
-    "blinking" waits before the first token, "slowly" at each one, and "late masks" before the masks, until
-    the test has let it go on.
+    It rejects the second object at any threshold. Its own threshold is 0.6.
+
+    Words in an instruction change its behaviour. "left" moves what it finds. "breaks" fails. "greedy" runs
+    out of memory if others are asked at the same time. "blinking" waits before the first token, "slowly" at
+    each token, and "late masks" before the masks, until the test lets it continue.
     """
 
     model_id = "finder"

@@ -1,4 +1,4 @@
-"""What the tests of the nodes share: a node of their own, processes, and everything that was received."""
+"""Shared by the tests of the nodes: a node, processes, and a record of everything received."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextlib.contextmanager
 def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
-    """A graph that nothing else sees, for processes that run this checkout."""
+    """Yield a graph that nothing else sees, for processes that run this checkout."""
     saved = dict(os.environ)
     domain = own_domain()
     isolate(domain)
@@ -52,7 +52,7 @@ def own_graph(tmp_path_factory: Any) -> Iterator[Graph]:
 
 
 class ForkedNode(NodeProcess):
-    """A node's process that is a fork of the tests' template: up in a moment (`forked`)."""
+    """A node's process that is a fork of the tests' template, which starts quickly (`forked`)."""
 
     def _start(self, arguments: list[str], environment: dict[str, str]) -> Any:
         return ForkedProcess(self.module, arguments, output=self.log_path, environment=environment)
@@ -73,11 +73,13 @@ class Graph(Driver):
     def launch(
         self, name: str, parameters: dict[str, Any], *, kind: type[NodeProcess] = ForkedNode, **options: Any
     ) -> NodeProcess:
-        """Start `lens_ros.nodes.NAME` as a process of this graph; without `build_engines` it makes no
-        engines.
+        """Start `lens_ros.nodes.NAME` as a process of this graph; `build_engines` is off by default.
 
         Args:
-            kind: `NodeProcess` for one that is started as a user starts it.
+            name: Name of the node.
+            parameters: Its parameters.
+            kind: `NodeProcess` to start it as a user would.
+            options: Further arguments of `kind`.
         """
         if name == "perception":
             parameters = {"build_engines": False, **parameters}
@@ -87,7 +89,7 @@ class Graph(Driver):
         return process
 
     def stop(self, process: NodeProcess, *signals: Any) -> int:
-        """Ends a process, which then no longer has to live; its exit code."""
+        """Stop a process, stop monitoring it, and return its exit code."""
         self.processes.remove(process)
         code = process.stop(*signals)
         assert code != -signal.SIGABRT, f"it did not end when asked:\n{process.tail(80)}"
@@ -101,8 +103,9 @@ class Graph(Driver):
         rclpy.shutdown(context=self.context)
 
     def end(self, node: Any) -> None:
-        """Closes and destroys a `PerceptionNode` of this process. The graph shows it until Python freed it:
-        the caller must not keep it.
+        """Close and destroy a `PerceptionNode` of this process.
+
+        The graph shows the node until Python has freed it, so the caller must not keep a reference.
         """
         node.close()
         self.executor.remove_node(node)
@@ -120,7 +123,7 @@ class Graph(Driver):
         return self.call(SetParameters, f"{node_name}/set_parameters", request, TIMEOUT).results[0]
 
     def wait_for_log(self, process: NodeProcess, *parts: str) -> str:
-        """The first line of the log that contains every part."""
+        """Return the first log line that contains every part."""
 
         def line() -> str:
             return next((line for line in process.log.splitlines() if all(p in line for p in parts)), "")
@@ -130,10 +133,10 @@ class Graph(Driver):
 
 
 class Log:
-    """Read what has been written to standard error since this was made, while pytest captures it to a file.
+    """Reader of what has been written to standard error since it was created, while pytest captures it.
 
-    `capfd.readouterr` empties that file after it has read it: what another thread writes in between is lost.
-    A second file description reads without emptying.
+    pytest captures to a file. `capfd.readouterr` empties that file after reading it, so output written by
+    another thread in between is lost. A second file description reads without emptying.
     """
 
     def __init__(self, capfd: Any) -> None:
@@ -149,7 +152,7 @@ class Log:
 
 
 class Conversation:
-    """Talks to `perception`: sends images and instructions, keeps all that comes back in order of arrival."""
+    """Communication with `perception`: sends images and instructions, keeps all replies in order."""
 
     def __init__(self, graph: Graph, *, with_images: bool = True) -> None:
         self.graph = graph
@@ -175,7 +178,7 @@ class Conversation:
                 self.graph.node.destroy_publisher(publisher)
 
     def wait_until_heard(self) -> None:
-        """Until `perception` subscribes to us, and we see its publishers and it our subscriptions."""
+        """Wait until `perception` subscribes to this node, and both see each other's endpoints."""
         publishers = ("reasoning", "segmentation", "mask")
         self.graph.wait_until(
             lambda: (
@@ -191,7 +194,7 @@ class Conversation:
             self._met = True
 
     def send_image(self, **changes: Any) -> Image:
-        """A good 96x64 image with a stamp that no other has, and some fields changed."""
+        """Send a good 96x64 image with a unique stamp and some fields changed."""
         assert self.images is not None
         self._sent += 1
         message = Image(
@@ -215,7 +218,7 @@ class Conversation:
         ]
 
     def wait_for_answer(self, instruction: str, *, with_images: bool = False) -> Segmentation:
-        """The next segmentation for an instruction; meanwhile a good image now and then if so asked."""
+        """Return the next segmentation for an instruction; send good images meanwhile if requested."""
         next_image = 0.0
 
         def come() -> object:
@@ -230,7 +233,7 @@ class Conversation:
         return self.of("segmentation", instruction)[0]
 
     def assert_it_works(self, instruction: str) -> None:
-        """A good image and a new instruction are answered."""
+        """Assert that a good image and a new instruction are answered."""
         answer = self.ask(instruction)
         assert answer.tokens > 0 and answer.header.frame_id == "camera_optical_frame"
 

@@ -1,6 +1,4 @@
-"""A running `perception` process and everything that it should survive: one clear message each, then work
-goes on.
-"""
+"""A running `perception` process survives all bad input: one clear message each, then work continues."""
 
 from __future__ import annotations
 

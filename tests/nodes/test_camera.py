@@ -1,4 +1,4 @@
-"""The camera: its sources, what it publishes, and what it says about a source that cannot be played."""
+"""Camera node: its sources, what it publishes, and its messages about sources that cannot be played."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECORDED = 1_700_000_000  # seconds
 
 
 def write_bag(folder: Path, *, storage: StoragePlugin = StoragePlugin.MCAP, raw: bool = False) -> Path:
-    """Five frames at 20 Hz: color (JPEG or raw), depth (every second one) and camera_info, 64x48."""
+    """Write five frames at 20 Hz: color (JPEG or raw), depth (every second one) and camera_info, 64x48."""
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
 

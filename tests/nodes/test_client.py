@@ -1,4 +1,4 @@
-"""`LensClient` in the node of a single-threaded executor, over real messages: answers, errors, ends."""
+"""`LensClient` in a node with a single-threaded executor, over real messages: answers, errors, ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def client(graph):
 
 @pytest.fixture
 def wait(graph):
-    """The result of a future, spinning meanwhile."""
+    """Return a function that spins until a future is done and returns its result."""
 
     def wait(future):
         graph.wait_until(future.done, TIMEOUT, "an answer")
@@ -100,7 +100,7 @@ def test_asking_about_the_next_camera_image_tells_the_progress(
 
 @pytest.fixture
 def busy(graph):
-    """A client in a process that gets to reading only now and then: the client, and how it reads."""
+    """Yield a client in a process that reads only now and then, and the function that reads."""
     node = rclpy.create_node("busy", context=graph.node.context)
     executor = SingleThreadedExecutor(context=graph.node.context)
     executor.add_node(node)
@@ -159,7 +159,7 @@ def test_goals_leave_nothing_with_the_executor(graph, make_node, client, wait):
 
 
 def test_a_response_may_come_before_the_request_has_returned(graph, make_node, client, wait, monkeypatch):
-    """In a program that asks in one thread and spins in another."""
+    """This happens in a program that sends requests in one thread and spins in another."""
     make_node()
     wait(client.wait_for_server())
     made, asked = [], []
@@ -216,7 +216,7 @@ def test_a_result_that_is_kept_no_longer_is_an_error(graph, make_node, client, w
 
 
 def test_a_coroutine_callback_awaits_beside_others(graph, make_node, client, conversation):
-    """The asking node's only executor thread is not held meanwhile."""
+    """The asking node's only executor thread is not blocked meanwhile."""
     make_node()
 
     async def callback(request, response):

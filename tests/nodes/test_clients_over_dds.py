@@ -1,5 +1,6 @@
-"""Beside lens-nano and a recorded camera: the examples of docs/client.md as a reader would run them, the
-blocking client, and `lens watch`.
+"""Clients with lens-nano and a recorded camera.
+
+Covers the examples of docs/client.md as a reader would run them, the blocking client, and `lens watch`.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def own_words(errors: str) -> str:
-    """Standard error without Fast DDS' complaints: of processes that start at the same moment, in whatever
-    domain, several reach for the same port in shared memory, and those that come too late say so.
+    """Return standard error without Fast DDS' complaints.
+
+    Processes that start at the same moment, in any domain, may try to use the same port in shared memory.
+    Those that are too late print a complaint.
     """
     return "\n".join(line for line in errors.splitlines() if "RTPS_TRANSPORT_SHM" not in line)
 
 
 @pytest.fixture(scope="module")
 def perception(graph):
-    """Active, with the camera of the demo recording."""
+    """Start an active perception node, and a camera with the demo recording."""
     graph.launch("camera", {"source": str(ROOT / "demo" / "tabletop")})
     process = graph.launch("perception", {"model": "lens-nano"})
     graph.bring_up()
@@ -52,7 +55,7 @@ def perception(graph):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory) -> Path:
-    """The code blocks of the page, as files with the names that their first lines give."""
+    """Write the code blocks of the page to files with the names in their first lines."""
     folder = tmp_path_factory.mktemp("examples")
     page = (ROOT / "docs" / "client.md").read_text()
     for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
@@ -209,7 +212,7 @@ def test_watch_on_something_that_is_no_terminal_goes_on_until_it_is_ended(percep
 
 
 def test_watch_does_not_take_a_list_that_failed_for_an_empty_one(graph):
-    """A node that is active by its own word, and answers nothing else."""
+    """The node reports that it is active, and answers nothing else."""
 
     def active(_: GetState.Request, response: GetState.Response) -> GetState.Response:
         response.current_state.label = "active"

@@ -1,4 +1,4 @@
-"""The programs with ROS as they are started and ended by hand: help, refusals, log folders, signals."""
+"""ROS programs as a user starts and ends them: help, refusals, log folders, signals."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_every_transition_is_logged(graph, checkpoint):
 
 
 def hammer(process: subprocess.Popen, number: signal.Signals) -> int:
-    """Send a signal again and again until the process has ended; return its exit status."""
+    """Send a signal repeatedly until the process has ended; return its exit status."""
     deadline = time.monotonic() + START_TIMEOUT
     while process.poll() is None:
         assert time.monotonic() < deadline
@@ -199,7 +199,7 @@ def hammer(process: subprocess.Popen, number: signal.Signals) -> int:
 @pytest.mark.parametrize("number", interrupts.ENDING)
 @pytest.mark.parametrize("node", NODES)
 def test_more_signals_do_not_change_the_end_of_a_node(node, number, graph):
-    """In a real interpreter, whose last milliseconds are what kills."""
+    """A real interpreter is needed: signals are fatal in its last milliseconds."""
     parameters = {"source": BAG} if node == "camera" else {}
     process = graph.launch(node, parameters, kind=NodeProcess)
     graph.wait_for_log(process, "playing" if node == "camera" else "waits to be configured")

@@ -41,7 +41,7 @@ def raw_image(
     big_endian: bool = False,
     last_padding: bool = True,
 ) -> Image:
-    """An Image message whose rows end in `padding` bytes of rubbish."""
+    """Return an Image message whose rows end in `padding` bytes of garbage."""
     height, width = pixels.shape[:2]
     stored = pixels.astype(pixels.dtype.newbyteorder(">" if big_endian else "<"))
     rows = np.frombuffer(stored.tobytes(), np.uint8).reshape(height, -1)
@@ -115,7 +115,7 @@ def test_bayer_patterns_keep_colors_apart(encoding):
 
 
 def semi_planar(encoding, luma, u, v, *, padding=0):
-    """An image message of a luma plane and chroma planes of the same or of half the size."""
+    """Return an image message of a luma plane and chroma planes of the same or of half the size."""
     pair = (v, u) if encoding == "nv21" else (u, v)
     chroma = np.stack(pair, axis=2).reshape(len(u), -1)
     if encoding == "nv24":  # a row of chroma is twice as long as one of luma
@@ -182,7 +182,7 @@ def test_all_depths_look_the_same(encoding, bits, big_endian):
 )
 @settings(deadline=None, max_examples=60)
 def test_brightness_does_not_flicker(frames, png):
-    """The scale changes only when more bits are seen than ever before, which is told."""
+    """The scale changes only when more bits are seen than ever before, and each change is reported."""
     told = []
     tones = conversions.Tones(told.append)
     most, lines = 0, 0
@@ -217,7 +217,7 @@ def test_cameras_do_not_disturb_each_other():
 
 
 def image(**changes) -> Image:
-    """A good 4 x 3 rgb8 image with some fields changed."""
+    """Return a good 4 x 3 rgb8 image with some fields changed."""
     message = raw_image(np.arange(36, dtype=np.uint8).reshape(3, 4, 3), "rgb8")
     for name, value in changes.items():
         setattr(message, name, value)

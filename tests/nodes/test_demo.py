@@ -1,4 +1,4 @@
-"""What the demo prints and writes; that it runs is tested in test_over_dds.py."""
+"""Output of the demo, printed and written; test_over_dds.py tests that it runs."""
 
 from __future__ import annotations
 

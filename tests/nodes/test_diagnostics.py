@@ -1,4 +1,4 @@
-"""`/diagnostics` over real messages: in every state, what is measured, what is wrong."""
+"""`/diagnostics` over real messages in every state: measurements and problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = ("state", "images", "answers", "model")
 
 
 class Reader:
-    """The latest status of each part."""
+    """Subscriber that keeps the latest status of each part."""
 
     def __init__(self, graph) -> None:
         self._graph = graph
@@ -37,8 +37,9 @@ class Reader:
             self.latest[part] = status
 
     def wait_for(self, part: str, text: str) -> DiagnosticStatus:
-        """The next status of a part whose message contains a text. The node of the test before, whose end
-        takes a while to get about, is none of its business.
+        """Return the next status of a part whose message contains a text.
+
+        Statuses about the node of the previous test are ignored: its end takes a while to propagate.
         """
 
         def come() -> bool:
@@ -229,7 +230,7 @@ def test_series_forget_what_is_long_ago():
 
 def test_what_happens_seldom_does_not_pile_up():
     class Value(float):
-        """One that can be watched."""
+        """A value that can be weakly referenced."""
 
     now = [0.0]
     measured = Measurements(clock=lambda: now[0])

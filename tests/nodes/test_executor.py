@@ -1,4 +1,4 @@
-"""Callbacks that wait keep nobody from being answered; what they raise is not lost."""
+"""Waiting callbacks do not block other requests; exceptions in callbacks are not lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lens_ros.ros.workarounds.executor import CallbackExecutor, spin
 
 @pytest.fixture
 def served(graph):
-    """A node with a service that waits for `go_on` and one that does not, spun by a `CallbackExecutor`."""
+    """Yield a node spun by a `CallbackExecutor`, with a service that waits for `go_on` and another."""
     import rclpy
 
     node = rclpy.create_node("served", context=graph.context)
@@ -75,7 +75,7 @@ def test_no_thread_is_started_later(graph) -> None:
 
 
 def test_a_shutdown_that_wakes_nobody_up_is_noticed(graph, monkeypatch) -> None:
-    """It comes while what to wait for is collected: rclpy destroys at once what it would wake up with."""
+    """The shutdown arrives while the wait set is built: rclpy destroys at once what would wake it up."""
     import rclpy
 
     node = rclpy.create_node("quiet", context=graph.context)

@@ -1,4 +1,4 @@
-"""Bad input at a high rate: a bounded number of lines in the log, which say how many were left out."""
+"""Bad input at a high rate gives a bounded number of log lines, which count the suppressed ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREFIX = r"(?m)^\[(?:INFO|WARN|ERROR|FATAL)\]"  # of a line of rclpy's
 
 
 class Flood:
-    """An active node, and how its log grows."""
+    """An active node and the growth of its log."""
 
     def __init__(self, graph: Graph, node, conversation: Conversation, capfd) -> None:
         self.graph, self.node, self.conversation = graph, node, conversation
@@ -38,7 +38,7 @@ class Flood:
 
     @functools.cached_property
     def log(self) -> Log:
-        """What is logged from the first use on, in the test: its fixtures write elsewhere."""
+        """Log from the first use in the test on; its fixtures write elsewhere."""
         return Log(self._capfd)
 
     def run(
@@ -50,12 +50,14 @@ class Flood:
         *,
         tracebacks: bool = False,
     ) -> None:
-        """Send until `MANY` were received, and then until a line counts those that were left out.
+        """Send until `MANY` were received, and then until a line counts the suppressed ones.
 
         Args:
-            said: regular expression of what each line about it contains.
-            burst: lines that may be logged in an interval.
-            tracebacks: whether there may be one in each interval.
+            send: Sends message `number`.
+            received: Returns how many were received.
+            said: Regular expression of what each line about it contains.
+            burst: Number of lines that may be logged in an interval.
+            tracebacks: Whether each interval may have one.
         """
         before, other, begun = received(), self.log.count(PREFIX), time.monotonic()
         while received() < before + MANY:
@@ -90,7 +92,7 @@ def bad_stamp(sec: int, nanosec: int) -> Callable[[int], dict]:
 
 
 def tall(number: int) -> dict:
-    """A good 16-bit image of a stream of its own, each of which would be told."""
+    """Return the fields of a good 16-bit image of a separate stream, each of which would be reported."""
     data = array.array("B", b"\x0f\x00" * (64 * 96))
     return {
         "header": Header(frame_id=f"{number} {NASTY}"),
@@ -178,7 +180,7 @@ def test_instructions_that_are_followed(flood):
 
 
 def test_instructions_while_the_node_is_inactive(flood, graph):
-    """Nothing tells that one was received: the last one sent is the last one in the log."""
+    """No message confirms that one was received: the last one sent is the last one in the log."""
     assert not flood.log.count("ignored")
     flood.node.trigger_deactivate()
     for number in range(MANY):

@@ -1,4 +1,4 @@
-"""lens-nano follows what it found in the recorded camera's images: two processes and DDS between them."""
+"""lens-nano tracks objects in the recorded camera's images: two processes that communicate over DDS."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_masks_follow_the_camera_while_it_reasons_once(graph):
     both = {number for (number,) in ids - {()}}
 
     def labelled() -> list[Image]:
-        """Images with the objects of both targets."""
+        """Return images with the objects of both targets."""
         for message in conversation.of("segmentation", "the red bottle"):
             both.update(i.id for i in message.instances if not i.rejected)
         return [m for m in labels if len(both) == 2 and both <= set(np.frombuffer(m.data, np.uint16))]
@@ -78,7 +78,7 @@ def test_masks_follow_the_camera_while_it_reasons_once(graph):
     assert graph.set_parameter("perception", "score_threshold", -1.0).successful
 
     def followed() -> list:
-        """Carried segmentations with an accepted object."""
+        """Return tracked segmentations with an accepted object."""
         told = conversation.of("segmentation", unsure)
         return [m for m in told if not m.tokens and any(not i.rejected for i in m.instances)]
 

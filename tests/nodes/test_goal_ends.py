@@ -1,4 +1,4 @@
-"""What becomes of goals when the node is deactivated, shut down, or ended by a signal: real processes."""
+"""Goals when the node is deactivated, shut down, or ended by a signal, with real processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lens_ros.ros.driver import CLEANUP, DEACTIVATE, SHUTDOWN
 
 @pytest.fixture(scope="module")
 def perception(graph, checkpoint):
-    """A process with a model that reasons for long."""
+    """Start a process with a model that reasons for a long time."""
     process = graph.launch("perception", {"model": str(checkpoint), "max_new_tokens": 4000})
     graph.bring_up()
     return process
 
 
 def hold_up(client: Client, image: Image) -> list[Asked]:
-    """Goals at every stage: one that reasons, one behind it, one that waits for the camera."""
+    """Send goals that reach every stage: one reasons, one is queued behind it, one waits for the camera."""
     asked = [client.ask("a long story", image)]
     asked[0].wait_for_stage(Feedback.REASONING)
     asked += [client.ask("behind it", image), client.ask("no camera")]

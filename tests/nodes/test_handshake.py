@@ -1,4 +1,4 @@
-"""A stand-in for rclpy's client, as requests cannot be lost at will."""
+"""Handshake with a stand-in for rclpy's client, since real requests cannot be lost on demand."""
 
 from __future__ import annotations
 

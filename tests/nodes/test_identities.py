@@ -1,4 +1,4 @@
-"""Ids of objects, and which objects are accepted; without ROS."""
+"""Object ids and acceptance of objects, without ROS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that get lost on their way are told from a camera that sends few."""
+"""Images that are lost in transit are distinguished from a camera with a low rate."""
 
 from __future__ import annotations
 
@@ -33,10 +33,15 @@ def played(
     infos: bool = True,
     info_offset_ms: int = 0,
 ) -> tuple[ImageLosses, list[Loss]]:
-    """Play a camera's frames, of which some images arrive; return every loss that was noticed, once a second.
+    """Play a camera's frames, of which some images arrive; return every loss noticed, once a second.
 
     Args:
+        frames: Number of frames.
+        arrives: Numbers of the frames that arrive.
+        period_ms: Time between frames.
         speed: Seconds of the stamps' time per second of the clock.
+        infos: Whether the camera sends CameraInfo.
+        info_offset_ms: Difference of the CameraInfo's stamp.
     """
     watch = Watch()
     losses, noticed, arriving, asked = ImageLosses(clock=watch), [], set(arrives), 0.0
@@ -89,7 +94,7 @@ def test_a_slow_camera_and_a_slow_recording_are_fine(period_ms: float, speed: fl
 @settings(deadline=None, max_examples=50)
 @given(st.integers(2, 60), st.integers(0, 2**32))
 def test_a_throttled_topic_is_fine(every: int, seed: int) -> None:
-    """It passes an image on when its period is over: sometimes a frame sooner or later."""
+    """It forwards an image when its period is over: sometimes a frame sooner or later."""
     draw = random.Random(seed)
     arrives, at = [], 0
     while at < 60 * every:

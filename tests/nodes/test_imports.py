@@ -1,4 +1,4 @@
-"""What the processes with ROS import before they have something to do."""
+"""Imports of the ROS processes before they have work to do."""
 
 from __future__ import annotations
 

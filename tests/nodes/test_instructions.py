@@ -1,4 +1,4 @@
-"""Instructions that are published again and again, or before the node is there, over DDS."""
+"""Instructions that are published repeatedly, or before the node exists, over DDS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEEPING = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 @pytest.fixture
 def keeper(graph):
-    """A publisher that keeps its last instruction for late subscribers."""
+    """Yield a publisher that keeps its last instruction for late subscribers."""
     publisher = graph.node.create_publisher(String, "instruction", KEEPING)
     yield publisher
     graph.node.destroy_publisher(publisher)

@@ -1,4 +1,4 @@
-"""The launch files: for real where launch_ros can be imported, otherwise what can be seen without it."""
+"""Launch files, executed if launch_ros can be imported, otherwise checked statically."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def defaults(path: Path) -> dict[str, str]:
 
 
 class _Written(ast.NodeTransformer):
-    """Replaces what is no literal, such as an f-string, by its source."""
+    """Replace what is not a literal, such as an f-string, by its source."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, (ast.Name, ast.Call, ast.JoinedStr)):
@@ -71,7 +71,7 @@ class _Written(ast.NodeTransformer):
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_argument_has_a_default_that_would_override_a_parameter(name):
-    """An empty argument is not passed on; the two others are no parameters, topics or names."""
+    """An empty argument is not passed on; the two others are not parameters, topics or names."""
     given = {argument: default for argument, default in defaults(LAUNCH / name).items() if default}
     assert set(given) <= {"respawn", "fastdds_profile"}
 
@@ -203,7 +203,16 @@ def launch(
     around: dict | None = None,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Launch a file until a process says `ready`, or to the end; `around`: what a parent launch file sets."""
+    """Launch a file until a process prints `ready`, or to the end.
+
+    Args:
+        name: Name of the launch file.
+        arguments: Launch arguments.
+        ready: Text to wait for.
+        kills: How often to kill the node.
+        around: Settings of a parent launch file.
+        environment: Further environment variables.
+    """
     given = {name: value for name, value in os.environ.items() if name not in PROFILE}
     command = [sys.executable, "-c", PROGRAM, str(LAUNCH / name), ready, str(kills), json.dumps(around or {})]
     done = subprocess.run(
@@ -238,7 +247,7 @@ def starts(said: str, what: str = "command") -> list[str]:
     ],
 )
 def test_launching_brings_the_node_to_active(name, ready, kills, arguments, graph, checkpoint, pictures):
-    """`graph` is only used for its environment: a domain of its own."""
+    """`graph` is only used for its environment: a separate domain."""
     if name.startswith("demo"):
         arguments = [*arguments, f"source:={pictures}", "rate:=2"]
     done = launch(name, f"model:={checkpoint}", *arguments, ready=ready, kills=kills)

@@ -1,4 +1,4 @@
-"""The layouts for RViz and Foxglove show what a running node really offers, with a QoS that fits."""
+"""The layouts for RViz and Foxglove show topics that a running node really offers, with matching QoS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOPIC_KEYS = {"imageTopic", "topicPath", "topicName", "topicToRender", "value"}
 
 @pytest.fixture
 def offered(graph, make_node) -> dict[str, str]:
-    """Type by topic, of all that the node publishes and subscribes to."""
+    """Return the type of each topic that the node publishes or subscribes to."""
     node = make_node()
     names = node.get_name(), node.get_namespace()
     ends = node.get_publisher_names_and_types_by_node(*names)
@@ -39,7 +39,7 @@ def displays() -> list[dict[str, Any]]:
 
 
 def strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a layout, with the key that it stands under."""
+    """Yield every string of a layout with its key."""
     if isinstance(tree, dict):
         for name, value in tree.items():
             yield from strings(value, name)

@@ -26,7 +26,7 @@ from lens_ros.srv import SetInstruction
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder that tests damage and repair."""
+    """Return a folder that tests damage and repair."""
     return tmp_path_factory.mktemp("model") / "mine"
 
 
@@ -131,14 +131,14 @@ def test_deactivating_interrupts_and_answers_what_is_in_progress(graph, percepti
 
 
 def test_it_ends_by_sigterm_without_complaint(graph, perception):
-    """The last one about the process that all before it share."""
+    """This test must be the last one with the process that all tests before it share."""
     assert graph.change_state("perception", ACTIVATE)
     assert graph.stop(perception, signal.SIGTERM, START_TIMEOUT) == 0
     assert "Traceback" not in perception.log
 
 
 def test_it_ends_by_sigint_as_by_sigterm(graph):
-    """Started as a user starts it; SIGTERM in every state: tests/faults/test_signals.py."""
+    """The process is started as a user does; tests/faults/test_signals.py tests SIGTERM in every state."""
     process = graph.launch("perception", {}, kind=NodeProcess)
     graph.state("perception")  # it is up
     assert graph.stop(process, signal.SIGINT, START_TIMEOUT) == 0

@@ -1,4 +1,4 @@
-"""Outlines before the camera, over real messages, held against OpenCV's own projection."""
+"""Outlines in front of the camera, over real messages, compared with OpenCV's own projection."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_rays_meet_the_pixels_that_they_come_from(model, pixels):
 
 
 def part(**changes) -> CameraInfo:
-    """Columns 16 to 79 and rows 8 to 55 of the camera, in blocks of 2 x 4 pixels."""
+    """Return a CameraInfo with columns 16 to 79 and rows 8 to 55 of the camera, in blocks of 2 x 4 pixels."""
     roi = RegionOfInterest(x_offset=16, y_offset=8, width=64, height=48, do_rectify=True)
     return camera(**{"roi": roi, "binning_x": 2, "binning_y": 4, **changes})
 
@@ -58,7 +58,7 @@ def part(**changes) -> CameraInfo:
 @pytest.mark.parametrize("model", DISTORTIONS)
 @given(st.lists(st.tuples(st.floats(0, 31), st.floats(0, 11)), min_size=1, max_size=8))
 def test_a_cropped_and_binned_image_sees_along_the_rays_of_the_whole_one(model, pixels):
-    """Whatever roi.do_rectify says: that is for whoever rectifies a raw image."""
+    """This holds for any roi.do_rectify, which only concerns programs that rectify a raw image."""
     there = np.array(pixels) * (2, 4) + (16, 8)
     info = part(distortion_model=model, d=DISTORTIONS[model])
     rays = camera_of(info, 12, 32).rays(np.array(pixels))
@@ -78,7 +78,7 @@ def test_a_rectified_image_is_projected_by_p(pixels):
 
 
 def test_a_rectified_image_without_p_has_k_and_no_distortion():
-    """Whatever is wrong with the raw image's distortion."""
+    """This holds for any error in the raw image's distortion."""
     info = camera(distortion_model="kannala", d=[float("nan")] * 3)
     found = camera_of(info, 64, 96, rectified=True)
     np.testing.assert_array_equal(found.matrix, MATRIX)
@@ -190,7 +190,7 @@ def test_outlines_fall_on_their_objects(graph, make_node, conversation, capfd):
 
 
 def test_a_bad_calibration_is_checked_once_and_said_once(graph, make_node, conversation, capfd, monkeypatch):
-    """Answers and overlays go on; another calibration is looked at anew."""
+    """Answers and overlays continue; a changed calibration is checked again."""
     node = make_node(log_interval_s=0.0)
     checks = []
 

@@ -1,4 +1,4 @@
-"""Engines that are missing, or vanish, or fail while the node serves: with the real model and real builds."""
+"""Engines that are missing, vanish or fail while the node serves, with the real model and real builds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NANO = Path(__file__).resolve().parents[2] / "models" / "lens-nano"
 
 @pytest.fixture
 def engines(nano_cache, tmp_path) -> Path:
-    """A cache that lacks the decoder."""
+    """Return a cache that lacks the decoder."""
     shutil.copytree(nano_cache.root, tmp_path / "engines")
     remove(tmp_path / "engines", "decoder")
     return tmp_path / "engines"
@@ -38,7 +38,7 @@ def half_made(engines: Path) -> list[Path]:
 
 
 def makers(engines: Path) -> list[str]:
-    """Processes that make something in this cache."""
+    """Return the commands of processes that build in this cache."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -52,7 +52,7 @@ def makers(engines: Path) -> list[str]:
 
 @pytest.fixture
 def diagnostics(graph):
-    """The status `perception: model` as it is told again and again: level, message, values."""
+    """Yield the record of the status `perception: model`: level, message, values."""
     told: list[tuple[bytes, str, dict[str, str]]] = []
 
     def listen(message: DiagnosticArray) -> None:

@@ -1,4 +1,4 @@
-"""The camera and `perception` as two processes that know each other only through DDS."""
+"""The camera and `perception` as two processes that are connected only through DDS."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def perception(graph, camera, checkpoint):
 
 
 def converse(graph, text: str) -> None:
-    """Asks one instruction and checks everything that comes back against what the camera sent."""
+    """Send one instruction and check every reply against what the camera sent."""
     sent: dict[tuple[int, int], Image] = {}
     conversation = Conversation(graph, with_images=False)
     images = graph.node.create_subscription(
@@ -133,7 +133,7 @@ def test_an_instruction_is_repeated_at_the_interval_that_is_set(graph, perceptio
 
 
 def test_goals_that_come_at_once_leave_no_memory_behind(graph, perception):
-    """ROS 2 would have Fast DDS keep what most of them needed at a time (config/fastdds.xml)."""
+    """By default ROS 2 makes Fast DDS keep the peak memory of these goals (config/fastdds.xml)."""
     native: list[float] = []
 
     def read(message: DiagnosticArray) -> None:
@@ -166,7 +166,7 @@ def test_it_all_ends_cleanly(graph, perception, camera):
 
 
 def test_the_demo_finds_what_it_asks_for(tmp_path):
-    """`make run ASK=...` as a process: exit code, pictures, table."""
+    """`make run ASK=...` runs as a process; its exit code, pictures and table are checked."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The tables of parameters: what they declare, what they refuse; the documented YAML says the same."""
+"""Parameter tables: declarations and refusals; the documented YAML is consistent with them."""
 
 from __future__ import annotations
 

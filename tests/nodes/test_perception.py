@@ -140,7 +140,7 @@ def test_without_memory_for_the_model_the_node_says_what_to_do(graph, monkeypatc
 
 def test_a_panic_does_not_end_the_thread_that_thinks(make_node, conversation, finder, monkeypatch):
     class PanicException(BaseException):
-        """As pyo3's: what a library in Rust raises when it is at its wits' end."""
+        """Like pyo3's exception of the same name, which a Rust library raises when it panics."""
 
     def panics(*_, **__):
         raise PanicException("no threads")
@@ -221,7 +221,7 @@ def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, 
 
 
 def test_what_ends_is_not_activated_any_more(graph, monkeypatch):
-    """The parameter autostart may come to it after the signal: a worker's thread would outlive the node."""
+    """The parameter autostart may activate it after the signal: a worker's thread would outlive the node."""
     monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
     node = PerceptionNode(context=graph.context)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
@@ -246,7 +246,7 @@ def test_what_ends_is_not_configured_any_more(graph, monkeypatch):
     [("trigger_deactivate", "deactivating"), ("trigger_shutdown", "shuttingdown")],
 )
 def test_a_transition_is_known_to_be_in_progress(transition, state, graph, make_node, monkeypatch):
-    """The end of the process waits for it, and parameters that are read when configuring stay as they are."""
+    """The end of the process waits for the transition; parameters read when configuring do not change."""
     node = make_node()
     seen = []
 
@@ -345,7 +345,7 @@ def test_what_prevents_loading_is_explained(error, said, graph, monkeypatch, cap
 
 
 def test_an_error_in_a_transition_is_told_and_survived(graph, make_node, monkeypatch, capfd):
-    """rclpy itself keeps silent about what a transition raises."""
+    """Exceptions raised in a transition are not reported by rclpy itself."""
     node = make_node()
 
     def state() -> int:

@@ -1,4 +1,4 @@
-"""Nodes as processes: what is said of one that ends, what it is started with, and who asks it."""
+"""Nodes as processes: error reports when one ends, its start arguments, and concurrent requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong is said with its own reason, under its own topic, for as long as it holds."""
+"""Each problem is reported with its own reason, under its own topic, for as long as it lasts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WARN_IN_LOG = 30
 
 @pytest.fixture
 def stranger(graph):
-    """A node of another participant: one participant cannot have two types on one topic."""
+    """Yield a node of another participant, since one participant cannot have two types on one topic."""
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=graph.context.get_domain_id())
     node = rclpy.create_node("stranger", context=context)
@@ -50,7 +50,7 @@ def stranger(graph):
 
 @pytest.fixture
 def statuses(graph):
-    """The latest diagnostics: part -> status."""
+    """Yield the latest diagnostics: part -> status."""
     latest: dict[str, DiagnosticStatus] = {}
 
     def listen(message: DiagnosticArray) -> None:
@@ -63,7 +63,7 @@ def statuses(graph):
 
 @pytest.fixture
 def rosout(graph):
-    """What came on /rosout at level WARN."""
+    """Yield the messages on /rosout at level WARN."""
     # Of two nodes with one name, the end of the first takes the second's messages off /rosout too.
     gc.collect()
     told: list[str] = []

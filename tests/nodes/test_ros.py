@@ -1,4 +1,4 @@
-"""Says that the tests of the nodes are left out, where they are."""
+"""Report that the tests of the nodes are skipped, if they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast DDS' shared-memory segment fits into what is free, and the user is told where it had to be smaller."""
+"""Fast DDS' shared-memory segment fits into free space, and the user is warned if it had to be smaller."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def call(graph):
 
 
 def image_until(graph, conversation, condition, what: str) -> None:
-    """Sends images until the condition comes true."""
+    """Send images until the condition is true."""
 
     def come() -> object:
         conversation.send_image()

@@ -1,4 +1,4 @@
-"""Texts from anybody are harmless on one line, and short."""
+"""Texts from any source become short, harmless single lines."""
 
 from __future__ import annotations
 

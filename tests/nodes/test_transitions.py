@@ -1,4 +1,4 @@
-"""While a transition runs, the node tells its state, serves parameters and refuses a second transition."""
+"""During a transition the node reports its state, serves parameters and refuses a second transition."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from lens_ros.ros.workarounds.lifecycle import TransitionRefused
 
 
 class Gate:
-    """Where a function waits, once it was entered, until it is let go on."""
+    """Wrapper that blocks a function when it is called, until it is released."""
 
     def __init__(self, function) -> None:
         self._function = function
         self.entered, self.go_on = threading.Event(), threading.Event()
 
     def __enter__(self) -> None:
-        """Let go on at the end, also where the test fails."""
+        """Enter the block that ends with a release, also if the test fails."""
 
     def __exit__(self, *_: object) -> None:
         self.go_on.set()
@@ -49,7 +49,7 @@ class Gate:
 
 @pytest.fixture
 def node(graph: Graph, monkeypatch):
-    """An unconfigured node with the executor of its process, which spins in a thread."""
+    """Yield an unconfigured node with the executor of its process, which spins in a thread."""
     monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
     overrides = [Parameter("tracking", value=False), Parameter("build_engines", value=False)]
     node = PerceptionNode(context=graph.context, parameter_overrides=overrides)

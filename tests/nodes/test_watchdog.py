@@ -1,4 +1,4 @@
-"""A process in which nothing moves any more ends by itself, one in which something does lives on."""
+"""A process in which nothing moves any more ends by itself; an active process lives on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def start(what: str, limit_s: float) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("what", ["waits", "freezes"])
 def test_a_callback_that_never_returns_ends_the_process(graph, what):
-    """`graph` is only used for its environment: a domain of its own."""
+    """`graph` is only used for its environment: a separate domain."""
     process = start(what, LIMIT_S)
     output, errors = process.communicate(timeout=START_TIMEOUT)
     assert process.returncode == 1 and output.startswith("begun\n")

@@ -1,4 +1,4 @@
-"""The lines of `lens watch`: what is kept, and that texts of others cannot command the terminal."""
+"""Lines of `lens watch`: which are kept, and that texts from others cannot control the terminal."""
 
 from __future__ import annotations
 

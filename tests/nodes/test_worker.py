@@ -23,7 +23,10 @@ TIMEOUT = 20.0
 
 
 class Model:
-    """Answers an instruction with itself; holds one that begins with "slow" until released or cancelled."""
+    """Model that answers an instruction with itself.
+
+    It blocks on an instruction that begins with "slow" until released or cancelled.
+    """
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -321,7 +324,7 @@ def test_one_that_the_model_cannot_bear_costs_the_others_nothing(setting):
 
 @pytest.fixture
 def hanging():
-    """A model that does not let go, and its worker: with a target and a job in progress, one by one."""
+    """Yield a worker whose model ignores cancellation, that model, and its listener."""
     model, listener = Model(), Listener()
     worker = InferenceWorker(
         lambda *asked, cancelled, **told: model(*asked, cancelled=lambda: False, **told), decode, listener
@@ -449,8 +452,9 @@ def test_cancelling_ends_a_job_at_once_wherever_it_is(setting):
 
 
 class Carrier:
-    """Instead of a tracker: carries everything on; loses what `lost` names, fails while `broken`, and at the
-    first start of what `hard` names.
+    """Stand-in for a tracker that keeps tracking everything.
+
+    It loses what `lost` names, fails while `broken`, and fails at the first start of what `hard` names.
     """
 
     def __init__(self) -> None:
@@ -491,7 +495,7 @@ class Found(str):
 
 @pytest.fixture
 def following():
-    """A worker that follows, its parts, and its clock."""
+    """Yield a worker that tracks, its parts, and its clock."""
     model, listener, carrier, now = Model(), Listener(), Carrier(), [0.0]
     model.babbles = True
 

@@ -16,7 +16,7 @@ EXECUTABLES = ("camera_node", "lens", "perception_node")
 
 @pytest.fixture(scope="module")
 def prefix() -> Path:
-    """The folder that `colcon build` installed lens_ros to: the one that this shell has sourced."""
+    """Return the folder that `colcon build` installed lens_ros to: the one that this shell has sourced."""
     packages = pytest.importorskip("ament_index_python.packages")
     try:
         return Path(packages.get_package_prefix("lens_ros"))
@@ -26,7 +26,7 @@ def prefix() -> Path:
 
 @pytest.fixture(scope="module")
 def package(prefix: Path) -> Path:
-    """The installed Python package."""
+    """Return the installed Python package."""
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     found = [*prefix.glob(f"lib/{python}/site-packages/lens_ros/lens.py")]
     found += prefix.glob(f"local/lib/{python}/dist-packages/lens_ros/lens.py")  # Debian's scheme
@@ -36,7 +36,7 @@ def package(prefix: Path) -> Path:
 
 @pytest.mark.parametrize("name", EXECUTABLES)
 def test_executables_start_the_python_of_the_build(prefix: Path, name: str) -> None:
-    """Not the first python on the PATH, which in a shell without the virtual environment lacks torch."""
+    """It must not be the first python on the PATH, which lacks torch outside the virtual environment."""
     program = prefix / "lib" / "lens_ros" / name
     assert os.access(program, os.X_OK)
     interpreter = program.read_text().splitlines()[0].removeprefix("#!")
@@ -48,7 +48,7 @@ def test_executables_start_the_python_of_the_build(prefix: Path, name: str) -> N
 
 
 def test_installed_modules_have_bytecode(package: Path) -> None:
-    """Written by us and generated."""
+    """This covers handwritten and generated modules."""
     sources = list(package.rglob("*.py"))
     assert {package / "nodes" / "perception" / "node.py", package / "msg" / "__init__.py"} <= set(sources)
     missing = [s for s in sources if not Path(importlib.util.cache_from_source(str(s))).is_file()]
@@ -56,7 +56,7 @@ def test_installed_modules_have_bytecode(package: Path) -> None:
 
 
 def test_lens_runs_from_the_installed_package(prefix: Path, tmp_path: Path) -> None:
-    """As `ros2 run lens_ros lens`, in a shell that knows neither the virtual environment nor a checkout."""
+    """It runs as `ros2 run lens_ros lens` does, in a shell without virtual environment and checkout."""
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV" and not k.startswith("LENS_")}
     folders = environment.get("PYTHONPATH", "").split(os.pathsep)
     environment["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if folder != str(ROOT))

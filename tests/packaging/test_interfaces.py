@@ -1,4 +1,4 @@
-"""The messages: documented field by field, generated, and carried over the wire unchanged."""
+"""The messages are documented field by field, generated, and transmitted unchanged."""
 
 from __future__ import annotations
 

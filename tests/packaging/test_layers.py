@@ -1,4 +1,4 @@
-"""Which part of the project may import which, read from all import statements."""
+"""Which part of the project may import which other part, read from all import statements."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MODULES = modules("lens_ros", "training")
 
 
 def imported(path: Path) -> set[str]:
-    """Return what a file imports: a module where it imports one by name, else what follows `from`."""
+    """Return what a file imports: a module if it imports one by name, else what follows `from`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -94,7 +94,7 @@ def test_the_nodes_do_not_know_each_other() -> None:
 
 
 def test_ros_stays_in_its_rooms() -> None:
-    """Training, model, simulator and evaluation work where there is no ROS."""
+    """Training, model, simulator and evaluation work without ROS."""
     offenders = [
         f"{name} imports {other}"
         for name, path in MODULES.items()

@@ -1,4 +1,4 @@
-"""The package as a whole: one version, pinned requirements, ROS in one place, an environment to enter."""
+"""The package as a whole: one version, pinned requirements, ROS in one place, a working environment."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_one_version() -> None:
 
 @pytest.fixture(scope="module")
 def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel made of a source distribution, which was made of a copy of this checkout."""
+    """Build a wheel from a source distribution of a copy of this checkout."""
     folder = tmp_path_factory.mktemp("sdist")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("lens_ros", "models", "requirements"):
@@ -164,7 +164,7 @@ def test_executables_can_be_executed() -> None:
 
 
 def enter(shell: str, folder: Path, command: str) -> str:
-    """What `command` prints after `. env.sh` in a shell that knows nothing of this process's environment."""
+    """Return the output of `command` after `. env.sh` in a shell with none of this process's environment."""
     home = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     environment = {**home, "PATH": "/usr/local/bin:/usr/bin:/bin"}
     if shell == "sh":  # cannot know where a sourced file lies
@@ -252,7 +252,7 @@ node.trigger_configure(), node.trigger_activate(), node.close()
 @needs_environment
 @pytest.mark.parametrize("use", [SEGMENT, NODE], ids=["lens segment", "perception"])
 def test_set_up_has_compiled_what_is_imported(use: str, tmp_path: Path) -> None:
-    """Python itself compiles nothing where PYTHONDONTWRITEBYTECODE is set, and so each start would again."""
+    """Python itself compiles nothing if PYTHONDONTWRITEBYTECODE is set, so each start would compile again."""
     stamp = ROOT / ".venv" / "lens_ros" / "bytecode"
     head = f"import os; out = {str(tmp_path)!r}; set_up = {stamp.stat().st_mtime + 1}"
     command = [sys.executable, "-c", "\n".join([head, use, UNCOMPILED])]

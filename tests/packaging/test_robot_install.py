@@ -54,7 +54,7 @@ def lines(*names: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the pip of this test."""
+    """Return a folder that holds the pip of this test."""
     folder = tmp_path_factory.mktemp("pip")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), PIP]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -69,10 +69,12 @@ def resolve(
     """Return the version of each package that pip would install, by normalized name.
 
     Args:
-        pip: folder that holds pip.
-        folder: an empty folder.
-        wanted: requirements.
-        pins: constraints beside requirements/system.txt.
+        pip: Folder that holds pip.
+        folder: An empty folder.
+        python: Version of Python.
+        machine: Machine architecture.
+        wanted: Requirements.
+        pins: Constraints in addition to requirements/system.txt.
     """
     environment = {
         "python_version": python,
@@ -106,7 +108,7 @@ def resolve(
 
 
 def assert_fits(found: dict[str, str], python: str, *also: str) -> None:
-    """Nothing hides the system's NumPy and OpenCV, nothing comes along that a robot does not need."""
+    """Assert that nothing hides the system's NumPy and OpenCV, and no unneeded package is installed."""
     assert found["numpy"].startswith(SYSTEMS[python][0].rpartition(".")[0] + "."), found["numpy"]
     assert UNWANTED & found.keys() == set()
     assert int(found["setuptools"].split(".")[0]) < 80
@@ -117,7 +119,7 @@ def assert_fits(found: dict[str, str], python: str, *also: str) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("python", SYSTEMS)
 def test_robot_keeps_the_systems_numpy(pip: Path, tmp_path: Path, python: str, machine: str) -> None:
-    """The very version of the distribution is enough for robot.txt."""
+    """The exact version of the distribution suffices for robot.txt."""
     numpy = SYSTEMS[python][0]
     found = resolve(pip, tmp_path, python, machine, lines("robot.txt"), f"numpy=={numpy}")
     assert_fits(found, python)
@@ -128,7 +130,7 @@ def test_robot_keeps_the_systems_numpy(pip: Path, tmp_path: Path, python: str, m
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("python", SYSTEMS)
 def test_engines_keep_the_series_of_numpy(pip: Path, tmp_path: Path, python: str, machine: str) -> None:
-    """ONNX Runtime requires 1.21.6 on Humble, of the series of the system's 1.21.5."""
+    """ONNX Runtime requires 1.21.6 on Humble, which belongs to the same series as the system's 1.21.5."""
     # A source distribution, which pip does not build for another machine. It brings its own libraries alone.
     wanted = [line for line in lines("robot.txt", "engines.txt") if not line.startswith("tensorrt-rtx")]
     found = resolve(pip, tmp_path, python, machine, wanted)

@@ -1,6 +1,6 @@
-"""Listeners who parse an expression and look into the scene for the only right answer; and scenes for them.
+"""Independent listeners that parse an expression and find its only right answer in a scene; and scenes.
 
-Independent of the code that says the expressions: they share its conventions, and none of its lines.
+They share the conventions of the code that generates the expressions, but none of its lines.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ MAKESHIFT = {
 
 
 def without_synonyms(words: str) -> str:
-    """The words with the plain name for every category, plurals too."""
+    """Replace synonyms by the plain name of the category, plurals too."""
     for spoken, category in SYNONYMS.items():
         plural = "boxes" if category == "box" else f"{category}s"
         words = re.sub(rf"\b{spoken}s\b", plural, words)
@@ -112,7 +112,7 @@ def make_object(index: int, category: str, color: str, **changes: object) -> Sce
 
 
 def random_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[SceneObject, ...]:
-    """Objects strewn over a table below a camera, with look-alikes, some of them hidden in part or whole."""
+    """Return objects scattered over a table below a camera, with look-alikes, some partly or fully hidden."""
     width, height = size
     count = int(rng.integers(1, 14))
     categories = rng.choice(CATEGORIES, size=max(1, round(count * rng.uniform(0.4, 1.0))))
@@ -158,7 +158,7 @@ def flipped(objects: tuple[SceneObject, ...], width: int) -> tuple[SceneObject, 
 
 
 def samples(count: int, seed: int = 0, kind: str | None = None):
-    """(objects, size, expression) from random scenes, until `count` were said."""
+    """Yield (objects, size, expression) from random scenes, until there were `count` expressions."""
     rng = np.random.default_rng(seed)
     said = 0
     while said < count:
@@ -174,7 +174,7 @@ def samples(count: int, seed: int = 0, kind: str | None = None):
 
 
 class Listener:
-    """Understands an instruction and finds what it means; asserts that the answer is clear by the margins."""
+    """Parse an instruction and find what it means; assert that the answer is clear by the margins."""
 
     def __init__(self, objects: tuple[SceneObject, ...], size: tuple[int, int]) -> None:
         self.seen = [o for o in objects if o.area > 0]
@@ -184,7 +184,7 @@ class Listener:
         return (o.box[0] + o.box[2]) / 2
 
     def named(self, noun: str) -> list[SceneObject]:
-        """Everything in sight that '[color] noun' or 'noun that is [color]' covers."""
+        """Return every visible object that '[color] noun' or 'noun that is [color]' covers."""
         if match := re.fullmatch(rf"(.+) that is ({COLOR})", noun):
             noun = f"{match[2]} {match[1]}"
         color, _, rest = noun.partition(" ")
@@ -338,7 +338,7 @@ class Listener:
 
 
 class SetListener(Listener):
-    """Finds everything that an instruction covers, be it one thing, several or nothing."""
+    """Find everything that an instruction covers: one object, several or none."""
 
     side = re.compile(
         r"(.+?)(?: that is)? (?:(?:to |on )?(?:the )?(left|right)(?: side)? of|in (front) of|(behind)) "
@@ -374,7 +374,11 @@ class SetListener(Listener):
             return self.functional(spoken)
 
     def plain_group(self, words: str) -> list[SceneObject]:
-        """Of '[color] noun(s)', 'noun(s) that is/are [color]', 'everything [that is] color', 'a and b'."""
+        """Return the objects of a plain phrase.
+
+        The forms are '[color] noun(s)', 'noun(s) that is/are [color]', 'everything [that is] color', 'a and
+        b'.
+        """
         if found := re.fullmatch(rf"everything (?:that is )?({COLOR})", words):
             return [o for o in self.seen if o.color == found[1]]
         if found := re.fullmatch(r"(\w+) and (?:the )?(\w+)", words):
@@ -411,7 +415,7 @@ class SetListener(Listener):
 
 
 class DoubtingListener(SetListener):
-    """Takes whatever could pass for what was named."""
+    """Listener that also accepts anything that could be mistaken for the named object."""
 
     def named(self, noun: str) -> list[SceneObject]:
         *color, name = noun.split()

@@ -1,4 +1,4 @@
-"""An independent listener parses each expression and looks into the scene for the only right answer."""
+"""An independent listener parses each expression and finds its only right answer in the scene."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ OBSERVATION = re.compile(rf"({COLOR}) ({CATEGORY}) \( (\d+) (\d+) \)(?: (\d+) cm
 
 
 def observed(clause: str, objects: tuple[SceneObject, ...], size: tuple[int, int], separator: str):
-    """The objects that a clause names, with the centimeters it states of them."""
+    """Return the objects that a clause names, with the centimeters that it states for them."""
     found = []
     for item in clause.split(separator):
         match = OBSERVATION.fullmatch(item)
@@ -185,7 +185,7 @@ def sorted_by_x(objects: list[SceneObject]) -> list[SceneObject]:
 
 
 def numbers(clause: str, unit: str) -> dict[str, int]:
-    """What a clause states of each object: its x coordinate ("x") or its centimeters ("cm")."""
+    """Return what a clause states for each object: its x coordinate ("x") or its centimeters ("cm")."""
     return {m[0]: int(m[3 if unit == "x" else 5]) for m in OBSERVATION.finditer(clause)}
 
 

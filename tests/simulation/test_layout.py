@@ -125,7 +125,7 @@ def test_unseen_textures_change_the_surfaces_and_nothing_else(pool: Pool) -> Non
 
 
 def test_unseen_textures_are_bolder_than_those_of_training() -> None:
-    """As a share of the mean: training's contrast is 6 to 15 % of the albedo."""
+    """Contrast is a share of the mean: training's is 6 to 15 % of the albedo."""
 
     def contrasts(unseen: bool) -> np.ndarray:
         pools = [sample_pool(3, block, unseen_textures=unseen).textures.astype(float) for block in range(4)]
@@ -136,7 +136,7 @@ def test_unseen_textures_are_bolder_than_those_of_training() -> None:
 
 
 def test_seeds_keep_the_scenes_that_training_rendered() -> None:
-    """What the weights were trained on can be rendered again: measured when they were."""
+    """The scenes that the weights were trained on can be rendered again; the numbers were measured then."""
     pool = sample_pool(1, 0)
     assert pool.texture_repeat == pytest.approx(REPEATS, rel=1e-6)
     assert pool.textures.mean(axis=(1, 2)).ravel() == pytest.approx(TONES, abs=0.05)

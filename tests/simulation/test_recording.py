@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[2] / "demo"
 
 
 def messages_of(bag: Path) -> dict[str, list]:
-    """topic -> deserialized messages, in order of time."""
+    """Return topic -> deserialized messages, in order of time."""
     found: dict[str, list] = {}
     with Recording(bag) as opened:
         for message in opened.messages(opened.topics):
@@ -29,7 +29,7 @@ def stamps(messages: list) -> list[int]:
 
 @pytest.fixture(scope="module")
 def bag(simulator: TabletopSimulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Half a second of the demo; asks for the simulator only to be skipped where there is no OpenGL."""
+    """Record half a second of the demo; `simulator` is requested only to skip without OpenGL."""
     out = tmp_path_factory.mktemp("demo") / "tabletop"
     record(out, SEED, duration=0.5)
     return out

@@ -18,7 +18,7 @@ def frames(simulator: TabletopSimulator) -> list[Frame]:
 
 
 def world_points(frame: Frame) -> np.ndarray:
-    """(H, W, 3) world coordinates of every pixel, from depth, intrinsics and pose."""
+    """Return world coordinates (H, W, 3) of every pixel, from depth, intrinsics and pose."""
     rows, columns = np.indices(frame.depth.shape)
     pixels = np.stack([columns + 0.5, rows + 0.5, np.ones_like(rows)], axis=-1)
     rays = pixels @ np.linalg.inv(frame.intrinsics).T
@@ -99,7 +99,7 @@ def test_visible_fraction_tells_how_much_is_hidden(simulator: TabletopSimulator)
 
 
 def shifted(camera: Camera, box: tuple[int, int, int, int], share: float) -> Camera:
-    """The camera panned until about `share` of the box has left the image to the right."""
+    """Pan the camera until about `share` of the box has left the image to the right."""
     pose = camera.pose.copy()
     degrees = camera.fovy / 2 + 2
     angle = np.radians(-degrees)

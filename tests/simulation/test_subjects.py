@@ -1,4 +1,4 @@
-"""What lens-nano is asked: all that its grammar can say, and no known word that names no object."""
+"""Instructions to lens-nano: all that its grammar can generate, and known words that name no object."""
 
 from __future__ import annotations
 

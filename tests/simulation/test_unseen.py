@@ -1,4 +1,4 @@
-"""Expressions kept for evaluation: one right answer each, known words, and no form that training says."""
+"""Held-out expressions: one right answer each, known words, and no form that training uses."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ RELATIVE = {"left": "right", "right": "left", "front": "behind", "behind": "fron
 
 
 def spoken(expression: Expression) -> str:
-    """The phrase without the request around it; questions are whole sentences already."""
+    """Return the phrase without the request around it; questions are complete sentences already."""
     text = expression.text.replace("grey", "gray")
     return text if expression.kind == "question" else REQUEST.sub(r"\1", text)
 
 
 class UnseenListener(Listener):
-    """Understands the kept forms by what it knows of their parts."""
+    """Listener that understands the held-out forms from what it knows of their parts."""
 
     def understand(self, expression: Expression) -> SceneObject:
         words = spoken(expression)
@@ -66,7 +66,7 @@ class UnseenListener(Listener):
     # --- parts
 
     def lead(self, o: SceneObject, anchor: SceneObject, relation: str) -> float:
-        """How many margins `o` stands on the relation's side of the anchor."""
+        """Return how many margins `o` lies on the relation's side of the anchor."""
         if relation in ("left", "right"):
             lead = (self.x(anchor) - self.x(o)) / (12 * self.width / 256)
         else:
@@ -78,7 +78,7 @@ class UnseenListener(Listener):
         return [o for o in group if o is not anchor and self.lead(o, anchor, relation) > 0]
 
     def at(self, group: list[SceneObject], place: str, anchor: SceneObject) -> SceneObject:
-        """The only one of the group at a place that is said as `PLACE`."""
+        """Return the only object of the group at a place that is described as in `PLACE`."""
         found = self.match(PLACE, place)
         group = [o for o in group if o is not anchor]
         if found[4]:
@@ -86,7 +86,7 @@ class UnseenListener(Listener):
         return self.only(self.beside(group, anchor, found[1] or found[2] or found[3]))
 
     def stands_between(self, a: SceneObject, b: SceneObject) -> tuple[list[SceneObject], list[SceneObject]]:
-        """(what clearly stands between, what arguably does)."""
+        """Return (what clearly stands between, what arguably does)."""
         start, end = np.array(a.position[:2]), np.array(b.position[:2])
         length = np.linalg.norm(end - start)
         assert length > 0.15
@@ -210,7 +210,7 @@ def test_only_words_of_the_vocabulary_and_nothing_made_up() -> None:
 
 
 def test_training_says_none_of_these_forms() -> None:
-    """Whatever is there or not; and what is recognized here as a kept form is recognized where it is said."""
+    """This holds for present and absent objects. Each held-out form is also recognized where it is used."""
     said = [e for _, _, e in samples(3000, seed=23)]
     said += [e for kind in ("all_of", "none") for _, _, e in samples(1500, seed=23, kind=kind)]
     assert {e.kind for e in said} == set(KINDS) and not {*UNSEEN_KINDS} & set(KINDS)

@@ -15,7 +15,7 @@ def _template(template: None) -> None:
 
 @pytest.fixture(scope="session")
 def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One shard of 16 drawn scenes: colored rectangles that call themselves mug, bowl, box and ball."""
+    """Write one shard of 16 drawn scenes: colored rectangles labelled mug, bowl, box and ball."""
     out = tmp_path_factory.mktemp("shards")
     draw_shard(out, 16)
     return out

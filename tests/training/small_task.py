@@ -1,4 +1,4 @@
-"""A task that costs nothing: the context module of lens-nano learns to answer noise with noise.
+"""Train the context module of lens-nano to map noise to noise, a task that costs nothing.
 
 Also a program: ``python small_task.py CONFIG [field=value ...]``.
 """
@@ -34,7 +34,7 @@ class SmallConfig(RunConfig):
 
 
 def small(folder: Path, **values: Any) -> SmallConfig:
-    """A run in ``folder/run`` without evaluation, in this process."""
+    """Return the configuration of a run in ``folder/run`` without evaluation, in this process."""
     fields = {
         "data": "", "out": str(folder / "run"), "steps": 8, "warmup": 2, "bf16": False, "checkpoint_every": 1,
         "log_every": 2, "validation_expressions": 0, "processes": 1, "evaluate_every": 100, **values,
@@ -93,7 +93,7 @@ class SmallTask(Task):
         return loss, {"bf16": halved, "never": float("nan"), "share": torch.tensor(float(turn.share))}
 
     def _note(self, turn: Turn) -> None:
-        """What the weights are at the beginning of each turn, for comparison between processes."""
+        """Record a digest of the weights at the beginning of each turn, to compare processes."""
         weights = torch.cat([p.detach().flatten() for p in self.module.parameters() if p.requires_grad])
         told = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
         with (Path(self.config.out) / f"weights-{turn.rank}.txt").open("a") as file:

@@ -1,4 +1,4 @@
-"""Alignment: masks from nothing but a trained reasoner, and only what was asked for moves."""
+"""Alignment: masks from a trained reasoner alone, and only the requested parts change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def newest(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def moved(folder: Path, begun: AlignConfig) -> set[str]:
-    """The parts of the model that are not, bit for bit, what they were."""
+    """Return the parts of the model that are not bit-identical to the start."""
     before = Alignment(begun).module.state_dict()
     after = newest(folder)
     assert before.keys() == after.keys()
@@ -47,7 +47,7 @@ def moved(folder: Path, begun: AlignConfig) -> set[str]:
 
 
 def shipped_program() -> str:
-    """What made the model that these runs begin with."""
+    """Return the program that made the model that these runs begin with."""
     return json.loads((find_model("lens-nano") / "training.json").read_text())["program"]
 
 

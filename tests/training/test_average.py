@@ -1,4 +1,4 @@
-"""The mean of several models' weights."""
+"""Mean of several models' weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.tools.average import average, main
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """lens-nano, and the same a little beside itself."""
+    """Write lens-nano and a slightly perturbed copy."""
     folder = tmp_path_factory.mktemp("pair")
     for name in ("first", "second"):
         shutil.copytree(find_model("lens-nano"), folder / name)

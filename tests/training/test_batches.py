@@ -1,4 +1,4 @@
-"""Batches are pure; packing several expressions into a row changes nothing for any of them."""
+"""Batches are pure functions; packing several expressions into a row changes none of them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_unknown_words_are_put_into_instructions_alone(built: Built, maker: Batc
 
 
 def learned(batch: Batch, built: Built) -> list[str]:
-    """The answers in the batch, image by image, as far as they are learned."""
+    """Return the learned parts of the answers in the batch, image by image."""
     assert batch.text is not None
     ids = batch.text.labels[batch.text.labels != IGNORED]
     text = built[1].decode(ids).replace(" ", "")
@@ -128,7 +128,7 @@ def test_too_few_scenes_are_refused(built: Built, shards: TabletopShards) -> Non
 
 
 def test_packed_rows_equal_single_sequences(built: Built) -> None:
-    """Hidden states of each segment and of its queries, against the plain sequence image + text + queries."""
+    """Hidden states of each segment and its queries equal those of the sequence image + text + queries."""
     model, tokenizer = built
     model.eval()
     fast = prompts.opening("tabletop", think=False)

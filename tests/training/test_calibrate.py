@@ -9,7 +9,7 @@ from training.tools.calibrate import Case, calibration_error, fitted, scores, th
 
 
 def drawn(weights: tuple[float, float, float, float], count: int, seed: int) -> list[Case]:
-    """Cases whose truth follows a regression of these weights, the last one the bias."""
+    """Draw cases whose truth follows a regression with these weights; the last one is the bias."""
     rng = np.random.default_rng(seed)
     evidence = rng.normal(size=(count, 3)) * (2, 1, 1) + (3, -1, -2)
     p = 1 / (1 + np.exp(-(evidence @ weights[:3] + weights[3])))

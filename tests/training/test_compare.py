@@ -1,4 +1,4 @@
-"""The comparison's arithmetic and its picture, on scores and curves made up here."""
+"""Arithmetic and picture of the comparison, on made-up scores and curves."""
 
 from __future__ import annotations
 

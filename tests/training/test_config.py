@@ -1,4 +1,4 @@
-"""Configurations: typed, nested, overridden, written back; what is wrong is named."""
+"""Configurations: typed, nested, overridden, written back; errors are reported by field."""
 
 from __future__ import annotations
 
@@ -155,6 +155,6 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_what_ships_can_be_read(path: Path) -> None:
-    """A configuration's name says which program it is for."""
+    """The name of a configuration contains the program that it is for."""
     kind = next((k for word, k in KINDS.items() if word in path.stem), SuperviseConfig)
     load_config(kind, path, [])

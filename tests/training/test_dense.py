@@ -1,4 +1,4 @@
-"""Dense labels say what stands where."""
+"""Dense labels describe which object covers each cell."""
 
 from __future__ import annotations
 

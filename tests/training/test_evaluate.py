@@ -1,4 +1,4 @@
-"""The evaluation program: what it measures, what it refuses."""
+"""Evaluation program: its measurements and refusals."""
 
 from __future__ import annotations
 

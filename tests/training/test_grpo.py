@@ -1,4 +1,4 @@
-"""GRPO on plain tensors, held to TRL: its own trainer samples, scores and takes steps; ours must agree."""
+"""GRPO on plain tensors, compared with TRL's trainer, which samples, scores and takes steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_trl = pytest.mark.skipif(sys.version_info < (3, 11), reason="TRL needs Pyt
 
 
 def parity_reward(prompts: list[str], completion_ids: list[list[int]], **_: object) -> list[float]:
-    """The same for all completions of the first prompt: a group without a spread."""
+    """Reward odd first tokens; all completions of the first prompt get 0, a group without a spread."""
     pairs = zip(prompts, completion_ids, strict=True)
     return [0.0 if prompt.endswith("w5") else float(ids[0] % 2) for prompt, ids in pairs]
 
@@ -46,7 +46,7 @@ def low_reward(prompts: list[str], completion_ids: list[list[int]], **_: object)
 
 
 class Recorded:
-    """What TRL's trainer computed: one entry per generation, one per loss, one per log line."""
+    """Values that TRL's trainer computed: one entry per generation, one per loss, one per log line."""
 
     def __init__(self, folder: Path) -> None:
         from datasets import Dataset
@@ -225,7 +225,7 @@ def test_loss_on_any_tensors_is_trls(
     unbiased_kl: bool,
     off_policy: bool,
 ) -> None:
-    """TRL's own loss, told which log-probabilities its model gave."""
+    """TRL's own loss gets the log-probabilities of its model from the test."""
     random = torch.Generator().manual_seed(3)
     shape = (GROUP * PROMPTS, LONGEST)
     log_probs, old, reference = (-2 * torch.rand(shape, generator=random) - 0.1 for _ in range(3))
@@ -342,7 +342,10 @@ def test_kl_is_unbiased() -> None:
 
 
 def test_unbiased_kl_has_the_gradient_of_the_true_kl() -> None:
-    """On average over what is sampled; the plain one has another, for the policy decides what is sampled."""
+    """This holds on average over samples.
+
+    The plain estimate has another gradient, because the policy decides what is sampled.
+    """
     logits = torch.tensor([0.5, 0.0, -1.0], requires_grad=True)
     reference = torch.tensor([0.2, 0.3, 0.5]).log()
     policy = logits.log_softmax(0)
@@ -361,7 +364,7 @@ def test_unbiased_kl_has_the_gradient_of_the_true_kl() -> None:
 
 
 def test_kl_starts_at_zero_when_the_reference_is_the_policy() -> None:
-    """LENS's does not: its policy and its reference number the positions differently."""
+    """It does not in LENS, whose policy and reference number the positions differently."""
     log_probs = -torch.rand(4, 5)
     _, metrics = grpo_loss(log_probs, torch.ones(4, 5).bool(), torch.zeros(4), reference=log_probs, beta=0.04)
     assert metrics["kl"].item() == 0
@@ -380,7 +383,7 @@ def test_gradient_on_policy_is_that_of_reinforce() -> None:
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo"])
 @pytest.mark.parametrize("padding", [math.nan, -math.inf, math.inf])
 def test_padding_changes_nothing(kind: Literal["grpo", "dr_grpo"], padding: float) -> None:
-    """Nor does a completion without a single token."""
+    """Neither does a completion without a single token."""
     random = torch.Generator().manual_seed(0)
     tensors = [-torch.rand((4, 5), generator=random) for _ in range(3)]
     mask = torch.arange(5) < torch.tensor([5, 0, 3, 2])[:, None]
@@ -415,7 +418,7 @@ def test_what_the_loss_needs_is_asked_for() -> None:
 
 
 def test_a_few_steps_find_the_rewarded_token() -> None:
-    """The pieces together: sampled, scored, compared, improved."""
+    """All pieces together: sample, score, compare, improve."""
     torch.manual_seed(0)
     logits = torch.zeros(5, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.1)

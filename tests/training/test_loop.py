@@ -1,4 +1,4 @@
-"""The training loop: exact resume, equal processes, accumulation, evaluation and what it leaves behind."""
+"""Training loop: exact resume, equal processes, accumulation, evaluation and output files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exported(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights in the newest checkpoint, float32."""
+    """Return the weights in the newest checkpoint, float32."""
     path = folder / "run" / "checkpoints" / "last" / "pytorch_model.bin"
     return torch.load(path, weights_only=True)
 
@@ -47,8 +47,11 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def killed(folder: Path, config: SmallConfig, after: int) -> int:
-    """Runs the program until checkpoint ``after`` is there and ends it at once, all processes; returns the
-    step of the newest checkpoint that it left."""
+    """Run the program until checkpoint ``after`` exists, then kill all of its processes at once.
+
+    Returns:
+        The step of the newest checkpoint that it left.
+    """
     path = folder / "config.yaml"
     save_config(config, path)
     process = subprocess.Popen(
@@ -123,7 +126,7 @@ def test_processes_parts_and_one_big_batch_are_the_same(tmp_path: Path) -> None:
 
 
 def launched(folder: Path, config: SmallConfig) -> None:
-    """Runs the program in two processes of torchrun, which is what ``accelerate launch`` starts too."""
+    """Run the program in two processes of torchrun, which ``accelerate launch`` starts too."""
     folder.mkdir()
     path = folder / "config.yaml"
     save_config(config, path)
@@ -238,7 +241,7 @@ def test_schedules_of_the_paper() -> None:
 
 
 class Swinging(Task):
-    """Lens-nano whose context module is bad after the first step, right after the second, bad again."""
+    """Task whose context module is bad after the first step, right after the second, then bad again."""
 
     program = "swinging"
 

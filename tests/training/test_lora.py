@@ -1,4 +1,4 @@
-"""Adapters: the weights that they adapt stay, and what is exported answers like the adapted model."""
+"""Adapters leave the adapted weights unchanged, and the exported model answers like the adapted one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIG = LoraConfig(rank=4, alpha=8, targets=("q_proj", "v_proj", "down_proj"))
 
 
 def adapted() -> tuple[LensModel, Lens]:
-    """Lens-nano with adapters that change what it says."""
+    """Return lens-nano with adapters that change its answers."""
     model, tokenizer = load_model(find_model("lens-nano"))
     inject(model, CONFIG, seed=0)
     generator = torch.Generator().manual_seed(0)

@@ -40,7 +40,7 @@ def test_segmentation_loss_by_hand() -> None:
 
 
 def test_segmentation_loss_counts_pixels_of_the_true_mask() -> None:
-    """The border that a coarse mask has between its cells, where the true one has it."""
+    """A coarse mask puts its border between its cells, and upsampling puts it where the true mask has it."""
     target = torch.zeros(1, 16, 24)
     target[:, :, :15] = 1
     logits = torch.tensor([[[3.0, -1.0], [3.0, -1.0]]]) * 20  # upsampled, it changes sign behind column 14

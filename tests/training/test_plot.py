@@ -1,4 +1,4 @@
-"""Curves as a picture; a broken file is named."""
+"""Plot of the curves; a broken file is reported by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shared forward against full copies, against generation, and between two processes."""
+"""The shared forward pass, compared with full copies, with generation, and between two processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSTRUCTIONS = ["the ball", "the red mug left of the bowl"]
 
 
 def newborn(scheme: str = "mrope", noise: float = 0.05) -> tuple[LensModel, list[torch.Tensor]]:
-    """lens-nano, untrained, in training mode, and prompts of different lengths."""
+    """Return an untrained lens-nano in training mode, and prompts of different lengths."""
     model, tokenizer = build_nano(seed=0)
     # At birth the masks hardly depend on the reasoner and the answers not at all on the image.
     generator = torch.Generator().manual_seed(1)
@@ -48,7 +48,7 @@ def newborn(scheme: str = "mrope", noise: float = 0.05) -> tuple[LensModel, list
 
 
 def completions_for(model: LensModel, asked: list[torch.Tensor], seed: int) -> Completions:
-    """Noise to look at, random words to say; prompts padded at the left."""
+    """Return noise images with random completions; prompts are padded at the left."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(side: int) -> torch.Tensor:
@@ -73,13 +73,16 @@ def completions_for(model: LensModel, asked: list[torch.Tensor], seed: int) -> C
 
 
 def one(completions: Completions, row: int) -> Completions:
-    """The group of one image."""
+    """Return the group of one image."""
     return Completions(*(t[row : row + 1] for t in vars(completions).values()))
 
 
 def copied(model: LensModel, completions: Completions) -> Judged:
-    """The same by full copies: every completion with its own image and prompt, nothing cached, the language
-    head everywhere, one image encoding per mask."""
+    """Compute the same by full copies.
+
+    Every completion has its own image and prompt, nothing is cached, the language head runs at every
+    position, and the image is encoded once per mask.
+    """
     rows = []
     for b in range(len(completions.prompt_ids)):
         seen = completions.prompt_mask[b].bool()
@@ -105,7 +108,7 @@ def copied(model: LensModel, completions: Completions) -> Judged:
 
 
 def objective(judged: Judged) -> torch.Tensor:
-    """A scalar in which every output counts, each element with a weight of its own."""
+    """Return a scalar to which every element of every output contributes with its own weight."""
     assert judged.masks is not None and judged.iou is not None
     generator = torch.Generator().manual_seed(3)
     total = torch.zeros(())
@@ -122,7 +125,7 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor | None]:
 
 
 def untouched(model: nn.Module) -> set[str]:
-    """What has no gradient, or an exact zero everywhere."""
+    """Return the parameters without a gradient, or with an exact zero everywhere."""
     return {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
 
 
@@ -365,14 +368,19 @@ STEPS, RATE, RANKS = 2, 0.05, 2
 
 
 def newborn_in_double() -> tuple[LensModel, list[torch.Tensor]]:
-    """In float32 what the order of sums does to two steps depends on the machine: 1e-5 here, 3e-5 there."""
+    """Return the model in double precision.
+
+    In float32 the effect of summation order on two steps depends on the machine: 1e-5 here, 3e-5 there.
+    """
     model, asked = newborn()
     return model.double(), asked
 
 
 def work(rank: int, way: str, folder: Path) -> None:
-    """One of two processes: steps on data of its own, under DDP, without ``find_unused_parameters``, or under
-    FSDP, the language model layer by layer."""
+    """Run one of two processes: take steps on its own data, under DDP or FSDP.
+
+    DDP runs without ``find_unused_parameters``; FSDP shards the language model layer by layer.
+    """
     torch.set_num_threads(1)
     meeting = (folder / "meeting").as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
@@ -400,7 +408,7 @@ def work(rank: int, way: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def averaged() -> dict[str, torch.Tensor]:
-    """What one process comes to that averages the gradients of both."""
+    """Return the weights from one process that averages the gradients of both."""
     model, asked = newborn_in_double()
     policy = Policy(model)
     born = copy.deepcopy(model.state_dict())

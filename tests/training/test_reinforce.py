@@ -1,4 +1,4 @@
-"""Reinforcement: what is drawn, what it earns, what moves; with the shipped model on drawn scenes."""
+"""Reinforcement: samples, rewards and changed parts, with the shipped model on drawn scenes."""
 
 from __future__ import annotations
 

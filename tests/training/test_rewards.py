@@ -1,4 +1,4 @@
-"""Rewards: worked out by hand, against brute force, and in what must hold for any answer."""
+"""Rewards: worked out by hand, compared with brute force, and properties that hold for any answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ fractions = st.integers(0, 12).map(lambda n: n / 12)
 
 
 def iou(a: Box, b: Box) -> float:
-    """In a form of its own: overlap over the sum of areas less the overlap."""
+    """Compute IoU in an independent form: overlap over the sum of areas less the overlap."""
     overlap = max(0.0, min(a.x2, b.x2) - max(a.x1, b.x1)) * max(0.0, min(a.y2, b.y2) - max(a.y1, b.y1))
     areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
     return overlap / (areas - overlap) if areas > 0 else 0.0
@@ -170,7 +170,10 @@ def test_segment_by_hand() -> None:
 
 
 def test_segment_is_counted_at_the_true_masks_resolution() -> None:
-    """Between a strong and a weak logit the border lies beyond the cell's: upsampled first, then cut at 0."""
+    """The mask is upsampled, then cut at 0.
+
+    So between a strong and a weak logit its border is not at the border of the cells.
+    """
     logits = torch.tensor([[[3.0, -1.0], [3.0, -1.0]]])
     true = torch.zeros(1, 16, 24, dtype=torch.bool)
     true[:, :, :15] = True  # cells are 12 wide, centred at 5.5 and 17.5: 3 - (x - 5.5) / 3 > 0 below 14.5

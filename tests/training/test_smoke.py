@@ -1,4 +1,4 @@
-"""``make train-smoke``: the three training programs, one after another, on scenes rendered for it."""
+"""``make train-smoke`` runs the three training programs one after another on scenes rendered for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_they_are_started_by_one_command(opengl: None, tmp_path: Path) -> None:
 
 
 def check(out: Path) -> None:
-    """Assert that every program has left what it should, and named what it started from."""
+    """Assert that every program has written its files and recorded what it started from."""
     for name in RUNS:
         run = out / name
         load_model(run / "best")

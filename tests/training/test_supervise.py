@@ -1,4 +1,4 @@
-"""The training program: it learns, and says where its weights come from."""
+"""Supervised training: it learns, and records where its weights come from."""
 
 from __future__ import annotations
 

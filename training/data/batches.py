@@ -20,21 +20,21 @@ from training.data.tabletop import TabletopShards
 from training.dense import DenseLabels, dense_labels, fraction_box
 
 HARD_KINDS = ("nearest", "between", "superlative", "size")
-IGNORED = -1  # label of positions that carry no language loss
+IGNORED = -1  # label of positions without a language loss
 
 
 @dataclass(frozen=True)
 class PackedText:
-    """One image and several expressions per row: the image's prefix, then a segment per expression.
+    """One image and several expressions per row: the image's prefix, then one segment per expression.
 
-    A segment (question, answer, context queries) sees the prefix and itself, causally; its positions go on
-    from the prefix. So an image is read once for all its expressions.
+    A segment (question, answer, context queries) attends causally to the prefix and to itself. Its positions
+    continue from the prefix. So an image is read once for all its expressions.
 
     Attributes:
         input_ids: ``(B, L)`` int64; query slots and padding hold the pad token.
         labels: ``(B, L)`` int64, the *next* token where it belongs to an answer, else ``IGNORED``.
         positions: ``(3, B, L)`` int64.
-        attention: ``(B, 1, L, L)`` bool, true = may look.
+        attention: ``(B, 1, L, L)`` bool, true where attention is allowed.
         queries: ``(B, K)`` int64, column where each segment's context queries begin; -1 for no segment.
     """
 
@@ -47,11 +47,20 @@ class PackedText:
 
 @dataclass(frozen=True)
 class Batch:
-    """``reasoner_images`` and ``segmenter_images`` ``(B, S, S, 3)`` uint8; ``text`` None before language
-    begins; ``targets`` ``(B, K, T)`` int64 object indices per expression, filled up with 0, and
-    ``target_boxes`` ``(B, K, 4)`` float32 fractions, of the expressions with exactly one target; ``boxes``
-    ``(B, n, 4)`` fractions of well visible objects for box prompts and ``box_owners`` ``(B, n)`` whose;
-    ``instances`` ``(B, S, S)`` uint8 at the segmenter's size."""
+    """Images, labels and text of one turn.
+
+    Attributes:
+        reasoner_images: ``(B, S, S, 3)`` uint8, squashed to the reasoner's size.
+        segmenter_images: ``(B, S, S, 3)`` uint8, squashed to the segmenter's size.
+        instances: Instance maps ``(B, S, S)`` uint8 at the segmenter's size.
+        dense: Dense labels.
+        boxes: Boxes of well visible objects for box prompts, ``(B, n, 4)``, in fractions of the image.
+        box_owners: Object index of each of these boxes, ``(B, n)``.
+        text: The packed text; None before the language part of training begins.
+        targets: Object indices per expression, ``(B, K, T)`` int64, padded with 0.
+        target_boxes: Boxes of the expressions with exactly one target, ``(B, K, 4)`` float32, in fractions of
+            the image.
+    """
 
     reasoner_images: torch.Tensor
     segmenter_images: torch.Tensor
@@ -66,15 +75,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a step trains on.
+    """Composition of the batch of a step.
 
-    ``expressions``: per image, 0 = none. ``short``: answer with the conclusion only, on the simple kinds only
-    (the curriculum's first part). ``simple_share``, ``hard_share``: how often a simple kind, or one of those
-    that are hardest to learn, is drawn on purpose. ``box_prompts``: per image. ``unknown_words``: how often
-    an instruction gets a word that the tokenizer does not know, at a random place: people say more than a
-    small vocabulary holds. ``all_share`` and ``none_share``: how often all of several objects, or something
-    that is not there, is asked for on purpose. ``fast_share``: how often the answer comes without a
-    rationale, as with ``Lens.segment(think=False)``.
+    Attributes:
+        images: Number of images.
+        expressions: Expressions per image; 0 for none.
+        short: Answer with the conclusion only, and use the simple kinds only (first part of the curriculum).
+        simple_share: How often a simple kind is drawn on purpose.
+        box_prompts: Box prompts per image.
+        unknown_words: How often an instruction gets a word that the tokenizer does not know, at a random
+            place. People use more words than a small vocabulary contains.
+        all_share: How often all of several objects are asked for on purpose.
+        none_share: How often an absent object is asked for on purpose.
+        hard_share: How often one of the kinds that are hardest to learn is drawn on purpose.
+        fast_share: How often the answer has no rationale, as with ``Lens.segment(think=False)``.
     """
 
     images: int
@@ -90,12 +104,12 @@ class BatchPlan:
 
 
 class BatchMaker:
-    """Makes the batch of a step from rendered scenes."""
+    """Create the batch of a step from rendered scenes."""
 
     def __init__(
         self, shards: TabletopShards, scenes: int, model: LensModel, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        """Uses the first ``scenes`` scenes. Raises ValueError when there are fewer."""
+        """Use the first ``scenes`` scenes. Raises ValueError if there are fewer."""
         if len(shards) < scenes:
             raise ValueError(
                 f"the data folder holds {len(shards)} scenes, the configuration asks for {scenes}; "
@@ -106,7 +120,7 @@ class BatchMaker:
         self._packer = TextPacker(model, tokenizer)
 
     def batch(self, seed: int, step: int, rank: int, plan: BatchPlan) -> Batch:
-        """The part of ``step``'s batch that process ``rank`` trains on: a pure function of the arguments."""
+        """Return the part of ``step``'s batch for process ``rank``, a pure function of the arguments."""
         rng = np.random.default_rng([seed, step, rank])
         samples = [self._sample(rng, plan) for _ in range(plan.images)]
         rgbs, instances, objects, expressions = zip(*samples, strict=True)
@@ -192,14 +206,14 @@ class BatchMaker:
 
 
 def reasoner_box(fractions: tuple[float, float, float, float], side: int) -> tuple[int, int, int, int]:
-    """A box in fractions of the image, in whole pixels ``0 .. side - 1`` of the reasoner's picture."""
+    """Convert a box in fractions of the image to whole pixels ``0 .. side - 1`` of the reasoner's picture."""
     x1, y1, x2, y2 = (min(side - 1, max(0, round(f * side))) for f in fractions)
     return x1, y1, x2, y2
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """An instruction, its whole answer, and what the answer is made to begin with: given, not learned."""
+    """An instruction, its complete answer, and the opening of the answer, which is given and not learned."""
 
     instruction: str
     answer: str
@@ -221,7 +235,7 @@ class TextPacker:
         self._queries = model.context_module().num_queries
 
     def pack(self, dialogues: list[list[Dialogue]], segments: int) -> PackedText:
-        """``dialogues``: per image, at most ``segments`` of them."""
+        """Pack the dialogues of each image into a row; an image has at most ``segments`` dialogues."""
         encoded = [
             [
                 (
@@ -268,7 +282,7 @@ class TextPacker:
 def _box_prompts(
     instances: np.ndarray, objects: tuple[SceneObject, ...], rng: np.random.Generator, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(count, 4)`` float32 boxes, jittered by 6 % of their size, and ``(count,)`` int64 owners."""
+    """Draw ``(count, 4)`` float32 boxes, jittered by 6 % of their size, and ``(count,)`` int64 owners."""
     visible = [o.index for o in objects if o.area >= 70] or [max(objects, key=lambda o: o.area).index]
     owners = rng.choice(visible, size=count, replace=len(visible) < count).astype(np.int64)
     boxes = np.array([fraction_box(instances, int(o)) for o in owners], dtype=np.float32).reshape(count, 4)
@@ -278,7 +292,7 @@ def _box_prompts(
 
 
 def _relit(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A slightly other exposure and white balance, ``(H, W, 3)`` uint8."""
+    """Change exposure and white balance slightly at random; ``(H, W, 3)`` uint8."""
     gain = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, size=3)
     return np.clip(rgb * gain.astype(np.float32), 0, 255).astype(np.uint8)
 

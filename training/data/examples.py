@@ -1,6 +1,6 @@
-"""Examples of instructions on simulated tabletops, with the true answer and mask: what :class:`Policy` reads.
+"""Instructions on simulated tabletops with the true answer and mask, as input for :class:`Policy`.
 
-Pure functions of a random generator, so that a step's batch depends on (seed, step, share) alone.
+All are pure functions of a random generator, so a step's batch depends on (seed, step, share) alone.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in fractions of the im
 
 @dataclass(frozen=True)
 class Mix:
-    """What is asked for, in shares of 0 to 1.
+    """Shares, 0 to 1, of the kinds of instructions.
 
     Attributes:
-        simple, hard: a simple kind of expression, or one of those that are hardest to learn, on purpose.
-        all_of, none: all of several objects, and what is not there.
-        fast: answers without a rationale.
-        unknown_words: instructions with a word, at a random place, that the tokenizer does not know.
+        simple, hard: A simple kind of expression, or one of those that are hardest to learn, drawn on
+            purpose.
+        all_of, none: All of several objects, and absent objects.
+        fast: Answers without a rationale.
+        unknown_words: Instructions with a word, at a random place, that the tokenizer does not know.
     """
 
     simple: float = 0.12
@@ -52,12 +53,13 @@ class Example:
 
     Attributes:
         rgb: ``(H, W, 3)`` uint8.
-        instruction: as a person says it.
-        think: whether a rationale is asked for.
-        rationale, labels: of the true answer; a label per box.
-        boxes: of all targets; none where nothing is there.
+        instruction: Text as a person says it.
+        think: Whether a rationale is asked for.
+        rationale: Rationale of the true answer.
+        labels: Labels of the true answer, one per box.
+        boxes: Boxes of all targets; empty if there is no target.
         mask: ``(H, W)`` bool, all targets.
-        kind: of expression (:mod:`lens_ros.simulation.expressions`).
+        kind: Kind of expression (:mod:`lens_ros.simulation.expressions`).
     """
 
     rgb: np.ndarray
@@ -71,13 +73,19 @@ class Example:
 
 
 class Examples:
-    """Draws them from rendered scenes."""
+    """Draw examples from rendered scenes."""
 
     def __init__(self, shards: TabletopShards, scenes: int, mix: Mix, extent: int) -> None:
-        """Uses the first ``scenes`` scenes; ``extent``: side of the picture whose pixels rationales count.
+        """Use the first ``scenes`` scenes.
+
+        Args:
+            shards: The rendered scenes.
+            scenes: Number of scenes to use.
+            mix: Shares of the kinds of instructions.
+            extent: Side of the picture to which pixel coordinates in rationales refer.
 
         Raises:
-            ValueError: there are fewer.
+            ValueError: There are fewer scenes.
         """
         if len(shards) < scenes:
             raise ValueError(
@@ -87,7 +95,7 @@ class Examples:
         self._shards, self._scenes, self._mix, self._extent = shards, scenes, mix, extent
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Example]:
-        """``count`` examples, each of a scene of its own, mirrored and relit at random."""
+        """Draw ``count`` examples, each of a separate scene, mirrored and relit at random."""
         return [self._draw(rng) for _ in range(count)]
 
     def _draw(self, rng: np.random.Generator) -> Example:
@@ -133,12 +141,12 @@ class Examples:
 
 
 def taught(examples: Sequence[Example], model: LensModel, tokenizer: PreTrainedTokenizerFast) -> Completions:
-    """The examples as the policy reads them, with the true answer as the one completion of each.
+    """Return the examples as the policy reads them, each with the true answer as its only completion.
 
     For other completions of the same prompts, replace ``completion_ids`` and ``completion_mask``.
 
     Raises:
-        ValueError: the reasoner's pictures differ in size.
+        ValueError: The reasoner's pictures differ in size.
     """
     config = model.config
     pictures = [reasoner_picture(example.rgb, config.image) for example in examples]
@@ -176,7 +184,7 @@ def taught(examples: Sequence[Example], model: LensModel, tokenizer: PreTrainedT
 
 
 def pixel_box(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """A box in fractions of the image, in whole pixels, 0 to side - 1, of a picture of this size."""
+    """Convert a box in fractions of the image to whole pixels, 0 to side - 1, of a picture of this size."""
     x1, y1, x2, y2 = (
         min(side - 1, max(0, round(f * side)))
         for f, side in zip(box, (width, height, width, height), strict=True)
@@ -185,7 +193,7 @@ def pixel_box(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _padded(sequences: Sequence[torch.Tensor], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(B, L)`` int64 ids and mask."""
+    """Pad token sequences to ``(B, L)`` int64 ids and mask."""
     longest = max(len(s) for s in sequences)
 
     def padding(s: torch.Tensor) -> tuple[int, int]:

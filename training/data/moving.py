@@ -1,4 +1,4 @@
-"""Tabletops in motion with an instruction about something in them, for the evaluation of tracking."""
+"""Tabletops in motion with an instruction about one of their objects, for the evaluation of tracking."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from lens_ros.simulation.motion import MOTIONS, Motion, moments, moving_frames
 from lens_ros.simulation.renderer import TabletopSimulator
 from lens_ros.simulation.scene import Frame
 
-# What is true of a thing wherever the camera goes: "the leftmost" may become another one.
+# Kinds that stay true wherever the camera moves; "the leftmost" may become another object.
 _LASTING = ("category", "attribute", "color", "function")
-_SALT = 78  # keeps these random numbers apart from the scenes'
+_SALT = 78  # keeps these random numbers independent of the scenes'
 
 
 @dataclass(frozen=True)
 class MovingScene:
-    """``frames``, the first being the one that ``instruction`` was said about; ``target`` is an index of its
-    objects."""
+    """Frames of a moving tabletop, with an instruction about the first one.
+
+    ``target`` is the index of the object that ``instruction`` asks for in the first frame.
+    """
 
     index: int
     motion: Motion
@@ -32,11 +34,14 @@ class MovingScene:
 def moving_scenes(
     seed: int, count: int, frames: int, accepts: Callable[[Frame, str, int], bool]
 ) -> Iterator[MovingScene]:
-    """``count`` sequences, the motions in turn; a pure function of its arguments.
+    """Yield ``count`` sequences, cycling through the motions; a pure function of its arguments.
 
     Args:
-        accepts: told the first frame, the instruction and the target; where it is false, the next scene is
-            taken instead.
+        seed: Seed of the scenes.
+        count: Number of sequences.
+        frames: Frames per sequence.
+        accepts: Called with the first frame, the instruction and the target. If it returns false, the next
+            scene is used instead.
     """
     made, index = 0, 0
     with TabletopSimulator() as simulator:

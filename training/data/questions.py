@@ -13,11 +13,11 @@ from lens_ros.simulation.expressions import UNSEEN_KINDS, Expression, sample_exp
 from lens_ros.simulation.renderer import TabletopSimulator
 from lens_ros.simulation.scene import Frame
 
-CROWDED = (10, 13)  # fewest and most objects; training shows 3 to 9
+CROWDED = (10, 13)  # fewest and most objects; training has 3 to 9
 
-_ALL_OF_SHARE = 0.15  # of what is there, as of what is not
-_PAIR_TRIES = 40  # expressions drawn in search of one that asks for a held-out pair
-_SALT = 77  # keeps the questions' random numbers apart from the scenes'
+_ALL_OF_SHARE = 0.15  # share of questions about several objects, for present and absent objects alike
+_PAIR_TRIES = 40  # expressions drawn to find one that asks for a held-out pair
+_SALT = 77  # keeps the questions' random numbers independent of the scenes'
 
 
 Split = Literal[
@@ -28,7 +28,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one frame."""
+    """One question about one frame."""
 
     frame: Frame
     expression: Expression
@@ -37,21 +37,27 @@ class Question:
 def tabletop_questions(
     seed: int, scenes: int, expressions: int, split: Split = "in_distribution"
 ) -> Iterator[Question]:
-    """``expressions`` questions, spread evenly over ``scenes`` scenes; a pure function of its arguments.
+    """Yield ``expressions`` questions, spread evenly over ``scenes`` scenes.
+
+    A pure function of its arguments.
 
     Args:
-        split: ``in_distribution`` asks for one object, by all kinds of expressions of one target; ``all_of``
-            for one or several objects; ``none`` alternately for what is not there and for what is (mostly one
-            object), so that precision and recall both mean something. Each of the others asks for one object
-            and holds one thing that training never shows against ``in_distribution``: ``unseen_pairs``
-            objects whose category and color never came together (``catalog.HELD_OUT_PAIRS``),
-            ``unseen_phrasing`` sentences of another form (``expressions.UNSEEN_KINDS``), ``crowded`` tables
-            with ``CROWDED`` objects, ``unseen_textures`` the very scenes of ``in_distribution`` on surfaces
-            of other families.
+        seed: Seed of the scenes.
+        scenes: Number of scenes.
+        expressions: Number of questions.
+        split: ``in_distribution`` asks for one object, by all kinds of expressions with one target.
+            ``all_of`` asks for one or several objects. ``none`` asks alternately for absent and for present
+            objects (mostly one object), so that precision and recall are both meaningful. Each of the others
+            asks for one object and differs from ``in_distribution`` in one thing that training never shows:
+            ``unseen_pairs`` has objects whose category and color never occurred together
+            (``catalog.HELD_OUT_PAIRS``), ``unseen_phrasing`` sentences of another form
+            (``expressions.UNSEEN_KINDS``), ``crowded`` tables with ``CROWDED`` objects, ``unseen_textures``
+            the same scenes as ``in_distribution`` on surfaces of other families.
 
     Raises:
-        ValueError: fewer than one scene or expression, a negative seed, or no such split.
-        SimulatorUnavailable: there is no OpenGL.
+        ValueError: There is fewer than one scene or expression, the seed is negative, or the split is
+            unknown.
+        SimulatorUnavailable: There is no OpenGL.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -79,12 +85,12 @@ def _questions(seed: int, scenes: int, expressions: int, split: Split) -> Iterat
 
 
 def _frames(simulator: TabletopSimulator, seed: int, split: Split) -> Iterator[tuple[int, Frame]]:
-    """The split's scenes without end, each with its index."""
+    """Yield the split's scenes endlessly, each with its index."""
     index = 0
     while True:
         if split == "crowded":
             frame = simulator.frame(seed, index, count=CROWDED, depth=False)
-            crowd = len(frame.objects) >= CROWDED[0]  # there is not always room for as many as drawn
+            crowd = len(frame.objects) >= CROWDED[0]  # the number drawn does not always fit on the table
         else:
             frame = simulator.frame(seed, index, held_out_pairs=split == "unseen_pairs", depth=False)
             crowd = True
@@ -94,14 +100,14 @@ def _frames(simulator: TabletopSimulator, seed: int, split: Split) -> Iterator[t
 
 
 def _say(split: Split, asked: int, frame: Frame, rng: np.random.Generator) -> Expression | None:
-    """The split's next question about a frame; None where the frame permits none."""
+    """Return the split's next question about a frame, or None if the frame permits none."""
     size = (frame.rgb.shape[1], frame.rgb.shape[0])
     if split == "unseen_pairs":
         rare = {o.index for o in frame.objects if (o.category, o.color) in HELD_OUT_PAIRS}
         drawn = (sample_expression(frame.objects, size, rng) for _ in range(_PAIR_TRIES if rare else 0))
         return next((said for said in drawn if said and rare.issuperset(said.targets)), None)
     if split == "unseen_phrasing":
-        # In turn, so that the rare kinds get their share; what the scene does not permit passes its turn on.
+        # Rotate, so that the rare kinds get their share. A kind that the scene does not permit is skipped.
         turns = (UNSEEN_KINDS[(asked + k) % len(UNSEEN_KINDS)] for k in range(len(UNSEEN_KINDS)))
         drawn = (sample_expression(frame.objects, size, rng, kind=kind) for kind in turns)
         return next((said for said in drawn if said), None)
@@ -109,7 +115,7 @@ def _say(split: Split, asked: int, frame: Frame, rng: np.random.Generator) -> Ex
 
 
 def _kind(split: Split, asked: int, rng: np.random.Generator) -> str | None:
-    """Of the next question; None for any kind of one target."""
+    """Choose the kind of the next question; None for any kind with one target."""
     if split == "all_of":
         return "all_of"
     if split != "none":

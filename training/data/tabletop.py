@@ -1,10 +1,10 @@
-"""Renders tabletop scenes into shards and reads them back by memory map.
+"""Render tabletop scenes into shards and read them back by memory map.
 
 python -m training.data.tabletop --seed 1 --scenes 12288 --workers 2 --out data/tabletop
 
 A shard is one block of 64 scenes of one image size: OUT/<seed>-<block>/ with rgb.npy (n, H, W, 3) uint8,
-instances.npy (n, H, W) uint8 and objects.json (n lists of SceneObject fields). A shard appears under its
-final name when it is complete; a run that was interrupted renders only what is missing.
+instances.npy (n, H, W) uint8 and objects.json (n lists of SceneObject fields). A shard gets its final name
+when it is complete. An interrupted run renders only what is missing.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Job:
 
 
 class TabletopShards:
-    """All scenes of the shards below a folder, by shard name. Images stay on disk until read."""
+    """All scenes of the shards below a folder, sorted by shard name. Images stay on disk until read."""
 
     def __init__(self, directory: str | Path) -> None:
-        """Raises FileNotFoundError when `directory` holds no finished shard."""
+        """Open the shards. Raises FileNotFoundError if `directory` holds no finished shard."""
         folders = sorted(path.parent for path in Path(directory).glob("[0-9]*/objects.json"))
         if not folders:
             raise FileNotFoundError(
@@ -66,7 +66,11 @@ class TabletopShards:
         return int(self._starts[-1])
 
     def scene(self, index: int) -> tuple[np.ndarray, np.ndarray, tuple[SceneObject, ...]]:
-        """rgb (H, W, 3) uint8, instances (H, W) uint8 (read-only maps) and the objects of scene `index`."""
+        """Return the images and the objects of scene `index`.
+
+        Returns:
+            rgb (H, W, 3) uint8, instances (H, W) uint8 (both read-only maps), and the objects.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -77,15 +81,21 @@ class TabletopShards:
 def render_shards(
     jobs: Iterable[Job], *, workers: int = 1, progress: Callable[[int], object] | None = None
 ) -> int:
-    """Renders the jobs whose shard is missing and returns the number of scenes rendered.
+    """Render the jobs whose shard is missing and return the number of scenes rendered.
 
-    progress: called with the scenes of each finished shard. Raises SimulatorUnavailable without OpenGL.
+    Args:
+        jobs: The shards to render.
+        workers: Number of processes.
+        progress: Called with the number of scenes of each finished shard.
+
+    Raises:
+        SimulatorUnavailable: There is no OpenGL.
     """
     missing = [job for job in jobs if not job.folder.exists()]
     for job in missing:
         job.out.mkdir(parents=True, exist_ok=True)
     total = 0
-    # software OpenGL would start a thread per core in every worker
+    # Software OpenGL would start one thread per core in every worker.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     if workers <= 1:
         with TabletopSimulator() as simulator:
@@ -105,7 +115,7 @@ def render_shards(
 def plan(
     seed: int, scenes: int, out: Path, *, count: tuple[int, int] = (3, 9), held_out_pairs: bool = False
 ) -> list[Job]:
-    """Jobs for the first `scenes` scenes of `seed`; the last block may be a partial one."""
+    """Return jobs for the first `scenes` scenes of `seed`; the last block may be partial."""
     starts = range(0, scenes, SCENES_PER_BLOCK)
     return [
         Job(
@@ -119,7 +129,7 @@ _worker_simulator: TabletopSimulator | None = None
 
 
 def _render_in_worker(job: Job) -> int:
-    global _worker_simulator  # one OpenGL context per process, kept from shard to shard
+    global _worker_simulator  # one OpenGL context per process, reused for all shards
     if _worker_simulator is None:
         _worker_simulator = TabletopSimulator()
     return _render_shard(_worker_simulator, job)

@@ -1,10 +1,10 @@
-"""The mean of the weights of several models that began with the same ones ("model soup", arXiv 2203.05482).
+r"""Average the weights of models that started from the same weights ("model soup", arXiv 2203.05482).
 
-python -m training.tools.average runs/nano_average runs/compare/supervise-0/model \\
+python -m training.tools.average runs/nano_average runs/compare/supervise-0/model \
     runs/compare/supervise-1/model
 
-Runs on small batches end each somewhere else around what they have learned; their mean is nearer to it.
-Reads and writes model folders; the record names the runs that went in.
+Runs on small batches end at different points around an optimum; their mean is closer to it. The program reads
+and writes model folders. The record names the averaged runs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from training.progress import METRICS
 
 
 def average(folders: Sequence[Path], out: Path) -> Path:
-    """Writes the mean of the models in ``folders`` to ``out``, float16, with a record; the curves are those
-    of the first.
+    """Write the mean of the models in ``folders`` to ``out``, in float16, with a record.
+
+    The curves are those of the first model.
 
     Raises:
-        ValueError: fewer than two models, or their architectures or vocabularies differ.
-        CheckpointError: a folder is incomplete or damaged.
+        ValueError: There are fewer than two models, or their architectures or vocabularies differ.
+        CheckpointError: A folder is incomplete or damaged.
     """
     if len(folders) < 2:
         raise ValueError(f"a mean needs at least two models, got {len(folders)}")

@@ -1,12 +1,12 @@
-"""Fits and measures the scores of a model's instances on simulated tabletops.
+"""Fit and measure the scores of a model's instances on simulated tabletops.
 
 python -m training.tools.calibrate --fit-seed 9650 --threshold-seed 9661 --seed 9671 --picture calibration.png
 
-An instance is right when its mask has an IoU of at least 0.5 with an object that was asked for. A logistic
+An instance is right if its mask has an IoU of at least 0.5 with an object that was asked for. A logistic
 regression of three numbers (lens_ros.model.score_calibration) is fitted on all splits of one seed. Its
-threshold is the least score from which on 96 % of the instances of --target-splits are right, there and on
-twice as many questions of a second seed. Both are measured on a third. --write stores them in config.json of
-the model's folder.
+threshold is the lowest score for which 96 % of the instances of --target-splits with at least this score are
+right, on that seed and on twice as many questions of a second seed. Both are measured on a third seed.
+--write stores them in config.json of the model's folder.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from lens_ros.simulation.renderer import SimulatorUnavailable
 from training.data.questions import SPLITS, Split, tabletop_questions
 from training.evaluate import refuse_rendered_seeds
 
-TARGET = 0.95  # precision that the threshold is for
-_MARGIN = 0.01  # by which it must be better where the threshold is chosen
-_LEAST_KEPT = 40  # instances, below which a precision says little
-_RIDGE = 1.0  # prior of standardised weights
+TARGET = 0.95  # precision that the threshold aims for
+_MARGIN = 0.01  # extra precision required where the threshold is chosen
+_LEAST_KEPT = 40  # with fewer instances a precision means little
+_RIDGE = 1.0  # strength of the prior on standardised weights
 _BINS = 10
 _TARGET_SPLITS: tuple[Split, ...] = ("in_distribution", "all_of", "none")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One instance that the box and mask check accepts: what is known of it, and whether it is right."""
+    """One instance that the box and mask check accepts: its evidence, and whether it is right."""
 
     split: Split
     expected_iou: float
@@ -54,8 +54,10 @@ class Case:
 def cases(
     lens: Lens, seed: int, count: int, splits: Sequence[Split] = SPLITS, *, think: bool | None = None
 ) -> Iterator[Case]:
-    """The instances of the answers to ``count`` questions of each split; ``think`` as for
-    :meth:`Lens.segment`."""
+    """Yield the accepted instances in the answers to ``count`` questions of each split.
+
+    ``think`` is as for :meth:`Lens.segment`.
+    """
     certainties: list[Certainty] = []
     reason = lens.model.reason
 
@@ -83,10 +85,10 @@ def cases(
 
 
 def fitted(known: Sequence[Case]) -> Calibration:
-    """The regression, by Newton's method with a weak prior on standardised weights; its threshold is 0.
+    """Fit the regression by Newton's method with a weak prior on standardised weights; set threshold 0.
 
     Raises:
-        ValueError: all instances are right, or all wrong.
+        ValueError: All instances are right, or all are wrong.
     """
     evidence, right = np.array([c.evidence for c in known]), np.array([c.right for c in known], dtype=float)
     if right.min() == right.max():
@@ -106,14 +108,14 @@ def fitted(known: Sequence[Case]) -> Calibration:
 
 
 def with_threshold(calibration: Calibration, known: Sequence[Case]) -> Calibration:
-    """The same, with the threshold that makes enough of ``known`` right."""
+    """Return the calibration with the threshold at which enough of ``known`` are right."""
     right = np.array([c.right for c in known])
     threshold = threshold_for(scores(calibration, known), right, TARGET + _MARGIN)
     return dataclasses.replace(calibration, threshold=threshold)
 
 
 def scores(calibration: Calibration | None, known: Sequence[Case]) -> np.ndarray:
-    """``(N,)``: of the instances; without a calibration, the IoU that the segmenter expects."""
+    """Return the scores ``(N,)`` of the instances; without a calibration, the segmenter's expected IoU."""
     if calibration is None:
         return np.array([c.expected_iou for c in known])
     weights = [calibration.consistency, calibration.least_word, calibration.least_number]
@@ -122,10 +124,14 @@ def scores(calibration: Calibration | None, known: Sequence[Case]) -> np.ndarray
 
 
 def threshold_for(score: np.ndarray, right: np.ndarray, precision: float) -> float:
-    """The least score, rounded up to 0.01, from which on so many are right; 1 where there is none.
+    """Return the lowest threshold at which the instances kept have at least this precision.
+
+    It is a multiple of 0.01, and 1 if no threshold suffices.
 
     Args:
-        score, right: ``(N,)`` float and bool.
+        score: ``(N,)`` float.
+        right: ``(N,)`` bool.
+        precision: The share of right instances to reach.
     """
     for threshold in np.arange(0, 100) / 100:
         kept = right[score >= threshold]
@@ -135,7 +141,10 @@ def threshold_for(score: np.ndarray, right: np.ndarray, precision: float) -> flo
 
 
 def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error (ECE): the mean gap of score and share of right ones, in 10 equal bins."""
+    """Return the expected calibration error (ECE).
+
+    It is the mean gap between score and share of right instances, in 10 bins of equal width.
+    """
     place = np.minimum((score * _BINS).astype(int), _BINS - 1)
     gaps = [abs(score[place == k].sum() - right[place == k].sum()) for k in range(_BINS)]
     return float(sum(gaps) / len(score))
@@ -144,7 +153,11 @@ def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
 def measured(
     calibration: Calibration | None, threshold: float, known: Sequence[Case]
 ) -> dict[str, float | int | None]:
-    """ECE, and what the threshold keeps: precision, coverage of all instances and of the right ones."""
+    """Return the ECE and the effect of the threshold.
+
+    The effect is the precision of the instances kept, and the coverage of all instances and of the right
+    ones.
+    """
     score, right = scores(calibration, known), np.array([c.right for c in known])
     kept = score >= threshold
     return {
@@ -158,7 +171,7 @@ def measured(
 
 
 def draw(calibration: Calibration, known: Sequence[Case], path: Path) -> None:
-    """Reliability diagram before and after, and precision over coverage."""
+    """Draw a reliability diagram before and after calibration, and precision over coverage."""
     import matplotlib
 
     matplotlib.use("Agg")

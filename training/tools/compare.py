@@ -1,11 +1,11 @@
-"""Reinforcement against more supervision, at equal cost, from the same weights:
+"""Compare reinforcement with more supervision, at equal cost and from the same weights.
 
 python -m training.tools.compare --start runs/nano/model --data runs/tabletop --out runs/compare
 
-For every seed both arms are trained side by side, one process each (training/configs/compare_*.yaml: as many
-steps as take the same time on a CPU); then the model that they began with and all that came of it answer the
-same questions, in distribution and on compositions that training never shows. Interrupted, the same command
-goes on. Writes OUT/compare.json, OUT/compare.png, and a table to the terminal.
+For every seed both arms are trained in parallel, one process each (training/configs/compare_*.yaml: their
+numbers of steps take the same time on a CPU). Then the initial model and all trained models answer the same
+questions, in distribution and on compositions that training never shows. After an interruption the same
+command continues. Writes OUT/compare.json, OUT/compare.png, and a table to the terminal.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Job:
 
 
 def train(arm: str, seed: int, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """Starts, or goes on with, an arm's run; returns its process, its words in ``OUT/ARM-SEED.log``."""
+    """Start or continue an arm's run and return its process; its output goes to ``OUT/ARM-SEED.log``."""
     command = [
         sys.executable, "-m", f"training.{arm}", str(_CONFIGS / f"compare_{arm}.yaml"),
         f"data={options.data}", f"start_from={options.start}", f"seed={seed}",
@@ -70,7 +70,7 @@ def run_folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
 
 
 def answered(job: Job) -> tuple[Split, dict[str, list[Score]]]:
-    """The scores of all models on a split, whose scenes are rendered once."""
+    """Return the scores of all models on a split, whose scenes are rendered once."""
     torch.set_num_threads(1)
     scenes = max(1, round(job.questions / 2.5))
     questions = list(tabletop_questions(job.seed, scenes, job.questions, job.split))
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
 def compared(
     scores: dict[str, dict[Split, list[Score]]], options: argparse.Namespace, folders: dict[str, Path]
 ) -> dict:
-    """Numbers by model and split; ``unseen`` pools the questions of all unseen splits."""
+    """Return the numbers by model and split; ``unseen`` pools the questions of all unseen splits."""
     by_model = {}
     for name, of_splits in scores.items():
         summaries: dict[str, dict[str, float]] = {split: summarize(of_splits[split]) for split in SPLITS}
@@ -145,7 +145,11 @@ def compared(
 
 
 def table(result: dict) -> str:
-    """Markdown: each arm's mean over the seeds, their range in brackets, and the mean difference."""
+    """Format the result as Markdown: each arm's mean over the seeds, and the difference of the arms.
+
+    The first number of a cell is the mask cIoU, in brackets the share of right objects. The difference is the
+    mean over the seeds, with that of each seed in brackets.
+    """
     lines = [
         "| mask cIoU (right object, %) | start | more supervision | reinforcement | difference (by seed) |",
         "|---|---|---|---|---|",
@@ -171,7 +175,7 @@ def _mean(rows: Sequence[dict], name: str) -> float:
 
 
 def draw(result: dict, options: argparse.Namespace) -> None:
-    """What the policy earned, validation during training, and all splits at the end."""
+    """Draw the rewards earned by the policy, validation during training, and all splits at the end."""
     figure = Figure(figsize=(15, 4), layout="constrained")
     earned, validated, ended = figure.subplots(1, 3, width_ratios=[1, 1, 1.6])
     for seed in options.seeds:

@@ -1,11 +1,11 @@
-"""Teaches a SAM 2 segmenter what a mask prompt is, and changes nothing else.
+"""Train a SAM 2 segmenter to use mask prompts, without changing anything else.
 
 python -m training.tools.mask_prompts --model lens-nano --out runs/mask_prompts/model
 
-Renders pairs of neighbouring frames of tabletops in motion. The segmenter's own mask of the earlier one, made
-worse at random, and its box are the prompt on the later one. Only the convolutions that read a mask prompt
-(``prompt_encoder.mask_embed``) are trained; they begin as if there were no mask prompt. Every answer without
-one stays bit for bit what it was.
+Renders pairs of neighbouring frames of tabletops in motion. The segmenter's own mask of the earlier frame,
+degraded at random, and its box are the prompt on the later frame. Only the convolutions that read a mask
+prompt (``prompt_encoder.mask_embed``) are trained. Initially they act as if there were no mask prompt.
+Answers without a mask prompt stay bit-identical.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ from training.export import RECORD, save_trained
 from training.losses import mask_iou, mask_loss
 from training.progress import METRICS
 
-_FRAMES = 100  # of a motion; a pair is two of them
-_MOST_APART = 4  # frames between the two of a pair
-_LEAST_AREA = 70  # pixels, of an object in both frames
-_SIDE = 128  # pixels at which masks are compared
+_FRAMES = 100  # frames of a motion; a pair is two of them
+_MOST_APART = 4  # largest distance in frames within a pair
+_LEAST_AREA = 70  # smallest area in pixels of an object, in both frames
+_SIDE = 128  # side in pixels at which masks are compared
 _PAIRS_PER_STEP, _OBJECTS_PER_PAIR = 8, 4
-_BOX_JITTER = 0.06  # of a box's size
+_BOX_JITTER = 0.06  # share of a box's size
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames, encoded, and their instances ``(S, S)`` uint8 at the segmenter's size.
+    """Two encoded frames and their instance maps ``(S, S)`` uint8 at the segmenter's size.
 
-    ``objects``: those that both show."""
+    ``objects`` are the indices of the objects that both frames show.
+    """
 
     earlier: ImageFeatures
     later: ImageFeatures
@@ -58,7 +59,7 @@ class Pair:
 
 
 def rendered_pairs(model: LensModel, seed: int, count: int) -> Iterator[Pair]:
-    """``count`` pairs of scenes of ``seed``, each of a motion of its own."""
+    """Yield ``count`` pairs of frames from scenes of ``seed``, each of a separate motion."""
     made, index = 0, 0
     with TabletopSimulator() as simulator:
         while made < count:
@@ -98,14 +99,18 @@ def _encoded(
 
 
 class _Lessons:
-    """Draws what a step is made of."""
+    """Draw the training data of a step."""
 
     def __init__(self, model: LensModel, rng: np.random.Generator) -> None:
         self._model, self._rng = model, rng
 
     def __call__(self, pairs: list[Pair]) -> tuple[ImageFeatures, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features of ``B`` later frames, box prompts ``(B, n, T, C)``, mask prompts ``(B, n, S/4, S/4)`` and
-        targets ``(B * n, 128, 128)``."""
+        """Return the inputs and targets of a step for ``B`` pairs.
+
+        Returns:
+            Features of the ``B`` later frames, box prompts ``(B, n, T, C)``, mask prompts ``(B, n, S/4,
+            S/4)`` and targets ``(B * n, 128, 128)``.
+        """
         owners = [self._rng.choice(pair.objects, size=_OBJECTS_PER_PAIR) for pair in pairs]
         before = [p.instances[0] for p in pairs]
         logits = self._decode(_batch([p.earlier for p in pairs]), self._boxes(before, owners, 1.0))
@@ -139,7 +144,7 @@ class _Lessons:
         return self._model.segmenter.box_prompts(fractions * self._model.config.image.segmenter_size)
 
     def _worse(self, mask: np.ndarray) -> np.ndarray:
-        """``(s, s)`` bool: shifted, grown or shrunk; as it was where that would leave nothing."""
+        """Shift, grow or shrink a mask ``(s, s)`` bool; return it unchanged if nothing would be left."""
         shift = self._rng.integers(-1, 2, size=2)
         worse: np.ndarray = np.roll(mask, shift, axis=(0, 1)).astype(np.uint8)
         change = self._rng.random()
@@ -163,7 +168,7 @@ def _batch(features: list[ImageFeatures]) -> ImageFeatures:
 
 
 def begin_without_effect(segmenter: Sam2Segmenter) -> list[torch.nn.Parameter]:
-    """Makes every mask prompt say that there is none; returns the parameters that change that."""
+    """Initialise mask prompts to have no effect; return the parameters to train."""
     embed = segmenter.sam.prompt_encoder.mask_embed
     for module in embed.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -176,7 +181,10 @@ def begin_without_effect(segmenter: Sam2Segmenter) -> list[torch.nn.Parameter]:
 
 
 def train(model: LensModel, pairs: list[Pair], steps: int, lr: float, seed: int) -> list[dict[str, float]]:
-    """Trains in place; the curve: IoU of masks with and without the mask prompt, means over 50 steps."""
+    """Train in place and return the curve.
+
+    The curve holds loss and IoU of masks with and without the mask prompt, means over 50 steps.
+    """
     if not isinstance(model.segmenter, Sam2Segmenter):
         raise ValueError("this model's segmenter is not a SAM 2; SAM's mask prompts are trained as released")
     model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The curves of a run of any training program as a picture.
+"""Plot the curves of a run of any training program.
 
 python -m training.tools.plot models/lens-nano/metrics.jsonl docs/images/training.png
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
-# Titles of panels, and the curves in them: what a run did not measure has no panel.
+# Titles of panels and their curves. A panel without any measured curve is not drawn.
 _TRAINING = {
     "mask IoU": {
         "boxes/iou": "box prompt, training",
@@ -34,12 +34,12 @@ _ANSWERS = {"right_object": "right object", "box_acc50": "box IoU > 0.5", "ciou"
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a ``metrics.jsonl``.
+    """Read the lines of a ``metrics.jsonl``.
 
     A resumed run repeats the steps since its last checkpoint; the later line of a step counts.
 
     Raises:
-        ValueError: the file is not such a file; the message names the line.
+        ValueError: The file has another format; the message names the line.
     """
     lines: dict[tuple[int, bool], dict] = {}
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -52,8 +52,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def draw_curves(metrics: list[dict], out: Path) -> None:
-    """Panels over minutes: what was measured of masks, words and rewards during training, and greedy answers
-    on validation scenes."""
+    """Draw panels over minutes: metrics of masks, words and rewards in training, and validation answers."""
     panels = {
         title: curves
         for title, curves in _TRAINING.items()

@@ -1,8 +1,10 @@
-"""The training programs end to end, in miniature: ``python -m training.tools.smoke [OUT]``, ``make
-train-smoke``.
+"""Run the training programs end to end, in miniature.
 
-Renders 32 scenes, teaches lens-nano further for a few steps, aligns the result and reinforces that, each with
-an evaluation, and draws the curves. It shows that everything works together, not that anything is learned.
+Usage: ``python -m training.tools.smoke [OUT]`` or ``make train-smoke``
+
+Renders 32 scenes, continues the training of lens-nano for a few steps, aligns the result and reinforces that,
+each with an evaluation, and draws the curves. It shows that everything works together, not that anything is
+learned.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _TINY = (
 
 
 def commands(out: Path) -> list[str]:
-    """What follows ``python -m``, in order."""
+    """Return the arguments of ``python -m`` for each program, in order."""
 
     def at(*parts: str) -> str:
         return shlex.quote(str(out.joinpath(*parts)))
