@@ -19,8 +19,10 @@ def contiguous(rgb: np.ndarray) -> np.ndarray:
 
 
 def each_channel(operation: Callable[[np.ndarray], np.ndarray], rgb: np.ndarray) -> np.ndarray:
-    """``operation(rgb)``, of an operation on images that does the same to every channel, such as resizing;
-    done on BGR where ``rgb`` is a view of that."""
+    """Return ``operation(rgb)`` for an operation that treats every channel alike, such as resizing.
+
+    Where ``rgb`` is a view of BGR, the operation runs on that.
+    """
     if _is_view_of_bgr(rgb):
         return operation(rgb[..., ::-1])[..., ::-1]
     return operation(rgb)

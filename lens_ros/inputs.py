@@ -154,7 +154,7 @@ def _gray(values: np.ndarray) -> np.ndarray:
 
 
 def check_instruction(instruction: str) -> str:
-    """The instruction without surrounding blanks, and with no text that reads as a special token.
+    """Return the instruction without surrounding blanks and without text that reads as a special token.
 
     Raises:
         InstructionError: empty, not text, not Unicode, or longer than 1000 characters.

@@ -59,7 +59,7 @@ def one_each(masks: np.ndarray, scores: Sequence[float], boxes: Sequence[Box]) -
 
 
 def least_score(calibration: Calibration | None, score_threshold: float | None) -> float:
-    """The threshold that counts: the caller's, where that is None the model's own, 0 without a calibration.
+    """Return the threshold: the caller's, else the model's own, else 0 without a calibration.
 
     Raises:
         ValueError: it is not a number from 0 to 1.
@@ -77,9 +77,11 @@ def judged(
     certainty: Certainty,
     score_threshold: float | None,
 ) -> Instance:
-    """The instance with its score, and rejected where that is below the threshold.
+    """Return the instance with its score, rejected if that is below the threshold.
 
     Args:
+        instance: as the segmenter made it.
+        calibration: the model's; None scores by the expected IoU.
         certainty: of the answer that it is from.
         score_threshold: as for :func:`least_score`.
     """
@@ -100,7 +102,7 @@ def judged(
 
 
 def why_nothing(answer: Answer, instances: Sequence[Instance]) -> str:
-    """The reason, in words, why there is no accepted instance; ``""`` if there is one."""
+    """Return the reason why there is no accepted instance; ``""`` if there is one."""
     if any(not instance.rejected for instance in instances):
         return ""
     if instances:

@@ -19,7 +19,9 @@ _LINE = 18  # pixels, a line of text
 
 
 def overlay(rgb: np.ndarray, segmentation: Segmentation) -> np.ndarray:
-    """The image with every instance tinted, outlined, boxed and named: green accepted, red rejected.
+    """Return the image with every instance tinted, outlined, boxed and named.
+
+    Accepted instances are green, rejected ones red.
 
     Args:
         rgb: ``(H, W, 3)`` uint8.

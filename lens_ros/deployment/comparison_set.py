@@ -34,8 +34,10 @@ class CalibrationQuestion:
 
 
 def read_questions(folder: Path) -> list[CalibrationQuestion]:
-    """A folder of pictures with ``instructions.jsonl``, a line for each question, such as
-    ``{"image": "kitchen.jpg", "text": "the red mug"}``, the image relative to the folder.
+    """Read a folder of pictures with ``instructions.jsonl``.
+
+    It has a line for each question, such as ``{"image": "kitchen.jpg", "text": "the red mug"}``, the image
+    relative to the folder.
 
     Raises:
         CalibrationError: the list is missing, empty or malformed, or a picture cannot be read.
@@ -70,9 +72,10 @@ def read_questions(folder: Path) -> list[CalibrationQuestion]:
 
 
 def demo_questions() -> list[CalibrationQuestion]:
-    """What stands on the table of the demo's recording, asked by name and by where it stands, from several
-    points of view: for models that were trained on tabletops. Not all of it is true of exactly one object,
-    and need not be: two models are compared, neither with the truth.
+    """Return questions about the demo recording, for models that were trained on tabletops.
+
+    They ask for what is on the table by name and by place, from several points of view. Not all of them are
+    true of exactly one object, and need not be: two models are compared, neither with the truth.
 
     Raises:
         CalibrationError: the recording is not there.

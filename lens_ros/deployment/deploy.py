@@ -30,8 +30,9 @@ _TAKEN = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "tr
 
 
 def exported_model(folder: Path) -> Path:
-    """The model in ``folder``: itself, or what a training run in it exported (``model``, else the ``best``
-    so far).
+    """Return the folder of the model: ``folder`` itself, or what a training run in it exported.
+
+    A run exports ``model``, or else the ``best`` so far.
 
     Raises:
         CheckpointError: there is none yet.
@@ -55,11 +56,13 @@ def deploy(
     questions: Callable[[Path], Sequence[CalibrationQuestion]] = lambda folder: (),
     min_iou: float = 0.95,
 ) -> Path:
-    """Makes the folder ``out``, which loads as a model and brings its ONNX files along; it appears when it
-    is whole, in place of an older one.
+    """Write the folder ``out``, which loads as a model and brings its ONNX files along.
+
+    It appears once it is complete, in place of an older one.
 
     Args:
-        folder: a model's, or a training run's.
+        folder: of a model, or of a training run.
+        out: folder to write.
         questions: the calibration set for a model's folder; without questions int4 cannot be made.
 
     Raises:
@@ -104,7 +107,7 @@ def deploy(
 
 
 def verify(folder: Path) -> list[str]:
-    """What is wrong with a deployed folder: files that are missing, changed or not in its manifest.
+    """Return the faults of a deployed folder: files that are missing, changed or not in its manifest.
 
     Raises:
         EngineError: it has no readable manifest.

@@ -155,8 +155,10 @@ def _engines(folder: Path, name: str, cache: EngineCache) -> list[dict[str, str]
 
 
 def _self_test(lens: Lens) -> dict[str, Any]:
-    """One bundled picture, one instruction. What is right is known for models of tabletops only; of others
-    it is asked that they answer in the form that they should."""
+    """Ask about one bundled picture.
+
+    The right answer is known for models of tabletops only; other models must answer in the right form.
+    """
     asked = json.loads((PICTURES / "boxes.json").read_text(encoding="utf-8"))["asked"]
     try:
         answer = lens.segment(as_rgb(PICTURES / asked["picture"]), asked["text"])

@@ -76,8 +76,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What was written. Sizes in bytes: of the full weights and the quantised file, and in them of the layers
-    that were quantised."""
+    """What was written, with sizes in bytes.
+
+    Sizes are those of the full weights and of the quantized file, and in them of the quantized layers.
+    """
 
     scheme: Scheme
     file: Path
@@ -99,16 +101,17 @@ def quantize_model(
     device: str = "cpu",
     progress: Progress = lambda items, what, count: items,
 ) -> QuantizationReport:
-    """Writes ``model.int8.safetensors`` or ``model.int4.safetensors``.
+    """Write ``model.int8.safetensors`` or ``model.int4.safetensors``.
 
     Args:
         folder: of the model.
-        out: where to write; None beside the full weights. Another folder gets configuration and tokenizer
-            too and can be loaded by itself, with this quantisation only.
+        scheme: of the quantization.
+        out: folder to write to; None writes next to the full weights. Another folder also gets configuration
+            and tokenizer and can be loaded by itself, with this quantization only.
         questions: on which both models are asked and compared; none for no comparison.
-        min_iou: the least mean IoU of both models' masks; None for no condition.
+        min_iou: least mean IoU of both models' masks; None for no condition.
         device: where they are asked: in float32 on a CPU, bfloat16 elsewhere.
-        progress: given an iterable, what it is about and its length; iterated over instead.
+        progress: called with an iterable, what it is about and its length; iterated over instead.
 
     Raises:
         CheckpointError: the model cannot be used, or torchao is not installed.
@@ -160,7 +163,7 @@ def quantize_model(
 
 
 def quantized_weight(name: str, weight: torch.Tensor, scheme: Scheme) -> dict[str, torch.Tensor]:
-    """A weight ``(N, K)`` as the tensors that the file holds of it (:mod:`lens_ros.model.quantized`).
+    """Return a weight ``(N, K)`` as the tensors that the file holds (:mod:`lens_ros.model.quantized`).
 
     Raises:
         CheckpointError: int4, and ``K`` is not a multiple of 32.

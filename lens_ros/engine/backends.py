@@ -37,9 +37,12 @@ log = logging.getLogger("lens_ros.engine")
 
 @dataclass(frozen=True)
 class Opened:
-    """What runs one half: ``label`` such as ``tensorrt fp16``, ``reason`` for it in one sentence; torch has
-    neither ``session`` nor ``entry`` in a cache. ``refused`` are engines that are there and would have been
-    preferred, but cannot serve, with the reason."""
+    """What runs one half of the segmenter.
+
+    ``label`` is such as ``tensorrt fp16``, ``reason`` one sentence. torch has neither ``session`` nor
+    ``entry`` in a cache. ``refused`` holds engines that would have been preferred but cannot serve, with the
+    reason.
+    """
 
     part: Part
     label: str
@@ -104,13 +107,16 @@ def open_engines(
     device: str | torch.device = "cpu",
     cache: EngineCache | None = None,
 ) -> Engines:
-    """Opens the best engines that are ready for a model's folder; logs which, and why.
+    """Open the best engines that are ready for a model's folder; log which, and why.
 
     Args:
+        folder: of the model.
+        config: the model's.
         backend: ``"auto"`` takes TensorRT, TensorRT-RTX, then ONNX Runtime on a GPU, ONNX Runtime on a CPU,
-            and torch where none is ready. One that is named but cannot serve falls back to torch, with a
-            warning.
-        precision: only engines of this one.
+            and torch if none is ready. One that is named but cannot serve falls back to torch, with a
+        warning. precision: only engines of this one.
+        device: as torch names it.
+        cache: where engines are searched first.
 
     Raises:
         ValueError: no such backend or precision.
@@ -154,7 +160,7 @@ def shortfall_of(engines: Engines, backend: BackendChoice) -> str:
 
 
 def compiled(segmenter: Sam2Segmenter | SamSegmenter, engines: Engines) -> Sam2Segmenter | SamSegmenter:
-    """The segmenter with its compiled halves in place; the torch weights that they replace are dropped."""
+    """Return the segmenter with its compiled halves; the torch weights that they replace are dropped."""
     if engines.encoder.session is None and engines.decoder.session is None:
         return segmenter
     made = CompiledSegmenter(segmenter, encoder=engines.encoder.session, decoder=engines.decoder.session)
@@ -164,12 +170,12 @@ def compiled(segmenter: Sam2Segmenter | SamSegmenter, engines: Engines) -> Sam2S
 def exchanged(
     segmenter: Sam2Segmenter | SamSegmenter | CompiledSegmenter, engines: Engines, folder: Path
 ) -> Sam2Segmenter | SamSegmenter:
-    """A segmenter that may have compiled halves, with these in their place.
+    """Return a segmenter, which may have compiled halves, with these halves instead.
 
     Torch weights that were dropped for the old ones and are needed again are read from the ``folder``.
 
     Raises:
-        CheckpointError: there they are no more.
+        CheckpointError: they are not there any more.
     """
     if isinstance(segmenter, CompiledSegmenter):
         old, torch_one = segmenter, segmenter.torch
@@ -183,11 +189,12 @@ def exchanged(
 
 
 def to_be_made(engines: Engines, backend: BackendChoice, device: str | torch.device) -> Backend | None:
-    """The backend that would serve if somebody made its engines here; None where what there is, is the best.
+    """Return the backend that would serve if its engines were built here; None if the present one is best.
 
     Args:
         engines: what serves now.
-        backend: what was asked for; for ``"auto"`` only what has all that it takes is considered.
+        backend: what was asked for; for ``"auto"`` only backends whose libraries are complete are considered.
+        device: as torch names it.
     """
     device = torch.device(device)
     if backend == "torch":
@@ -234,7 +241,7 @@ class _Opener:
         return segmenter_digest(self.folder)
 
     def part(self, part: Part, order: Sequence[Backend]) -> Opened:
-        """The first backend and precision that serve; torch where none does."""
+        """Return the first backend and precision that serve; torch if none does."""
         refusals: list[str] = []
         refused: list[str] = []
         for backend in order:
@@ -259,7 +266,7 @@ class _Opener:
         return Opened(part, "torch", "; ".join(refusals), refused=tuple(refused))
 
     def _find(self, part: Part, precision: Precision, backend: Backend) -> Entry:
-        """The engine, in the first cache that has it."""
+        """Return the engine of the first cache that has it."""
         refusals = []
         for label in self._labels(backend):
             key = engine_key(self.config, self.digest, part, precision, backend, label)

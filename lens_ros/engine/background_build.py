@@ -1,8 +1,8 @@
-"""Engines that are made while another backend serves: in a process of its own, which yields to everything.
+"""Build engines in a low-priority subprocess while another backend serves requests.
 
-That process is this module run as a program: ``python -m lens_ros.engine.background_build JOB``. ``JOB`` is
+The subprocess is this module run as a program: ``python -m lens_ros.engine.background_build JOB``. ``JOB`` is
 JSON: ``folder``, ``backend``, ``precision`` (null: the first that passes the self-check), ``cache``, and
-``for``, the id of the process that asks. Standard output carries JSON lines: ``{"say"}`` and ``{"phase",
+``for``, the process id of the parent. Standard output carries JSON lines: ``{"say"}`` and ``{"phase",
 "percent"}``, at the end ``{"made"}`` or ``{"error"}``.
 """
 
@@ -52,8 +52,11 @@ class Warming:
     """Makes engines. Neither ``told`` nor ``ended`` is called any more when :meth:`cancel` has returned."""
 
     def __init__(self, wanted: Wanted, *, told: Callable[[str], None], ended: Callable[[str], None]) -> None:
-        """Both are called from a thread: ``told`` with lines for a log, ``ended`` once, with the empty string
-        when the engines are ready, else with what went wrong."""
+        """Take callbacks, which a thread calls.
+
+        ``told`` receives lines for a log; ``ended`` is called once, with the empty string when the engines
+        are ready, else with what went wrong.
+        """
         self._wanted = wanted
         self._told = told
         self._ended = ended
@@ -70,11 +73,11 @@ class Warming:
         return self._progress
 
     def start(self) -> None:
-        """Returns at once."""
+        """Start the thread; return at once."""
         self._thread.start()
 
     def cancel(self) -> None:
-        """Ends the process, if it has not ended, and waits for that; nothing half made stays in the cache."""
+        """End the subprocess and wait for that; no partial build stays in the cache."""
         with self._lock:
             self._cancelled = True
             process = self._process
@@ -179,7 +182,7 @@ class _Lines:
 
 
 def main(job: str) -> int:
-    """The process of its own."""
+    """Build the engines of a job, in the subprocess; return its exit status."""
     for number in _ENDING:
         signal.signal(number, _end)  # so that what is half made is removed
     child.end_with_parent(signal.SIGTERM)

@@ -69,8 +69,10 @@ class Source:
 
     @classmethod
     def read(cls, folder: Path) -> Source:
-        """Raises:
-        CheckpointError: the folder holds no usable model.
+        """Read what is needed of a model's folder.
+
+        Raises:
+            CheckpointError: the folder holds no usable model.
         """
         return cls(folder, *load_segmenter(folder))
 
@@ -78,9 +80,14 @@ class Source:
 def engine_key(
     config: LensConfig, digest: str, part: Part, precision: Precision, backend: Backend, device: str = ""
 ) -> Key:
-    """What identifies an engine of these weights here and now.
+    """Return what identifies an engine of these weights on this machine.
 
     Args:
+        config: the model's.
+        part: encoder or decoder.
+        precision: of the engine.
+        backend: that runs it.
+        digest: of the segmenter's weights.
         device: for TensorRT :attr:`Gpu.label`, for TensorRT-RTX the capabilities, joined by commas.
 
     Raises:
@@ -102,17 +109,21 @@ def build(
     capabilities: tuple[str, ...] = (),
     force: bool = False,
 ) -> list[Built]:
-    """Makes, or finds, the engines of a model.
+    """Build, or find, the engines of a model.
 
     Args:
+        folder: of the model.
+        backend: that runs the engines.
+        cache: where they are kept.
+        progress: receives lines and steps.
         precision: this one and no other.
-        capabilities: TensorRT-RTX only: what the engines are for; this machine's GPU, or where there is none
-            every desktop since Ampere.
-        force: makes them anew.
+        capabilities: TensorRT-RTX only: what the engines are for; this machine's GPU, or without one every
+            desktop GPU since Ampere.
+        force: build them again.
 
     Raises:
         CheckpointError: the model cannot be read.
-        EngineError: an engine cannot be made; those made before it stay.
+        EngineError: an engine cannot be built; those built before it stay.
     """
     builder = _Builder(
         source=Source.read(folder),
@@ -148,7 +159,7 @@ class _Builder:
             )
 
     def part(self, part: Part, ladder: Sequence[Precision]) -> Built:
-        """The half in the first precision whose masks are right."""
+        """Return the half in the first precision whose masks are right."""
         tried = []
         for rung in ladder:
             started = time.monotonic()
@@ -182,7 +193,7 @@ class _Builder:
         return self.gpu.label if self.gpu else ""
 
     def _present(self, key: Key) -> Entry | None:
-        """What there is already, if it is usable; if not, it is said why."""
+        """Return the cached engine if it is usable; if not, say why."""
         try:
             entry = self.cache.find(key)
         except EngineMissing:
@@ -198,7 +209,7 @@ class _Builder:
         return self.cache.staging(key, need, waits=lambda: self.progress.say(other))
 
     def _made_meanwhile(self, key: Key) -> Entry | None:
-        """What another process has made while this one waited for the lock."""
+        """Return what another process has built while this one waited for the lock."""
         try:
             return None if self.force else self.cache.find(key)
         except EngineError:
@@ -286,8 +297,10 @@ def self_check(source: Source, part: Part, session: Session) -> Check:
 
 
 def record_check(entry: Entry, manifest: Manifest, result: Check) -> Manifest:
-    """Writes the result of a check that was made up for into the manifest; where the folder cannot be
-    written, the check is made again next time."""
+    """Write the result of a late self-check into the manifest.
+
+    If the folder cannot be written, the check is repeated next time.
+    """
     manifest = replace(manifest, check=result.iou, check_note=result.note)
     try:
         write_manifest(entry.folder, manifest)

@@ -54,7 +54,7 @@ class Key:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Key) -> str:
-        """What tells this key from ``other``, in words: ``device: 8.7 Orin, expected 8.9 RTX 4090``."""
+        """Return how this key differs, in words: ``device: 8.7 Orin, expected 8.9 RTX 4090``."""
         mine, theirs = asdict(self), asdict(other)
         short = {"source": "weights"}
         return "; ".join(
@@ -66,9 +66,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of an engine. ``check`` is the result of the self-check (mask IoU against torch), None
-    where it could not run yet, and ``check_note`` says why or what it found. ``tensors`` are name, dtype,
-    shape (-1 is free) and direction of every input and output, in order."""
+    """What is known of an engine.
+
+    ``check`` is the result of the self-check (mask IoU against torch), None if it could not run yet;
+    ``check_note`` says why, or what it found. ``tensors`` are name, dtype, shape (-1 is free) and direction
+    of every input and output, in order.
+    """
 
     key: Key
     file: str
@@ -84,8 +87,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Entry:
-    """An engine in the cache; ``fault`` says why it cannot be used, empty when nothing is known against
-    it."""
+    """An engine in the cache.
+
+    ``fault`` says why it cannot be used; it is empty if nothing is known against it.
+    """
 
     folder: Path
     manifest: Manifest | None
@@ -113,11 +118,11 @@ class EngineCache:
         return [_read(folder) for folder in folders]
 
     def find(self, key: Key) -> Entry:
-        """The engine with exactly this key, its file checked byte by byte.
+        """Return the engine with exactly this key, its file checked byte by byte.
 
         Raises:
             EngineMissing: there is none of this half, precision and backend.
-            EngineError: what there is is damaged, or differs; the message says in what.
+            EngineError: it is damaged, or differs; the message says in what.
         """
         entry = _read(self._folder(key)) if self._folder(key).is_dir() else None
         if entry is None:
@@ -139,13 +144,14 @@ class EngineCache:
 
     @contextlib.contextmanager
     def staging(self, key: Key, need: int, *, waits: Callable[[], None] = lambda: None) -> Iterator[Path]:
-        """A folder to make an engine in; gone afterwards unless :meth:`commit` moved it.
+        """Yield a folder to build an engine in; it is removed afterwards unless :meth:`commit` moved it.
 
-        Holds the lock of this key: a second process that makes the same waits, and finds it made. What a
-        killed process had half made of this key is removed.
+        Holds the lock of this key: a second process that builds the same engine waits, and then finds it.
+        Partial builds of this key left by a killed process are removed.
 
         Args:
-            need: bytes that will be written, at the most.
+            key: of the engine.
+            need: most bytes that will be written.
             waits: called when another process holds the lock.
 
         Raises:
@@ -177,7 +183,7 @@ class EngineCache:
             ) from error
 
     def commit(self, made: Path, manifest: Manifest) -> Entry:
-        """Makes the folder ``made``, in which the engine's file lies, an entry, in place of an older one."""
+        """Make the folder ``made``, which holds the engine's file, an entry, in place of an older one."""
         folder = self._folder(manifest.key)
         write_manifest(made, manifest)
         if folder.exists():
@@ -187,15 +193,17 @@ class EngineCache:
         return Entry(folder, manifest)
 
     def sweep(self) -> list[Path]:
-        """Removes what builds that were killed had half made, and returns it."""
+        """Remove partial builds left by killed processes, and return their folders."""
         removed = [folder for folder in sorted(self.root.glob("*/.making-*")) if _abandoned(folder)]
         for folder in removed:
             shutil.rmtree(folder, ignore_errors=True)
         return removed
 
     def prune(self, objection: Callable[[Key], str]) -> list[tuple[Path, str]]:
-        """Removes what is damaged, what a killed build left, and every engine whose key meets an
-        ``objection``; returns what was removed, and why."""
+        """Remove damaged engines, partial builds, and every engine that ``objection`` objects to.
+
+        Returns what was removed, and why.
+        """
         removed = [(folder, "left by a build that was killed") for folder in self.sweep()]
         for entry in self.entries():
             reason = entry.fault or (objection(entry.manifest.key) if entry.manifest else "")
@@ -239,7 +247,7 @@ def default_root() -> Path:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes ``folder/manifest.json`` in one step."""
+    """Write ``folder/manifest.json`` in one step."""
     with whole_file(folder / MANIFEST) as partial:
         partial.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
 
@@ -301,7 +309,7 @@ def _abandoned(making: Path) -> bool:
 
 
 def _safe(model: str) -> str:
-    """A model's name as a folder's."""
+    """Return a model's name as a folder's name."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in model).lstrip(".") or "model"
 
 

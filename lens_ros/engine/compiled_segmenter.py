@@ -12,8 +12,11 @@ from lens_ros.model.sam2 import ImageFeatures, Sam2Segmenter
 
 
 class CompiledSegmenter(nn.Module):
-    """Same interface as :class:`~lens_ros.model.sam2.Sam2Segmenter`; outputs are float32. A half
-    without a session runs in torch."""
+    """A segmenter with compiled halves.
+
+    Same interface as :class:`~lens_ros.model.sam2.Sam2Segmenter`; outputs are float32. A half without a
+    session runs in torch.
+    """
 
     def __init__(
         self,

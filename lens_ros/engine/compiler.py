@@ -32,7 +32,7 @@ def run_compiler(
     capabilities: tuple[str, ...],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Runs :mod:`lens_ros.engine.compiler_process` and reports its progress; returns the engine's tensors.
+    """Run :mod:`lens_ros.engine.compiler_process`, report its progress, return the engine's tensors.
 
     Raises:
         EngineError: it failed, or was killed; then the message says how much memory it takes and what to do.
@@ -74,7 +74,7 @@ def _memory(onnx_size: int) -> float:
 
 
 def need_memory(onnx_size: int, part: str) -> None:
-    """Checks that an ONNX file of ``onnx_size`` bytes can be compiled now.
+    """Check that an ONNX file of ``onnx_size`` bytes can be compiled now.
 
     Raises:
         EngineError: not enough memory and swap are free.

@@ -1,9 +1,9 @@
-"""A process of its own that compiles one ONNX file with TensorRT: ``python -m
-lens_ros.engine.compiler_process JOB``.
+"""Compile one ONNX file with TensorRT in a subprocess.
 
-``JOB`` is a JSON file: ``flavour``, ``onnx``, ``plan`` (to write), ``profile``, ``capabilities``. Standard
-output carries JSON lines: ``{"phase", "done", "of"}`` while it works, then ``{"tensors"}`` or ``{"error"}``.
-A compiler that runs out of memory takes nothing with it; torch is not loaded, its memory is the compiler's.
+Run as ``python -m lens_ros.engine.compiler_process JOB``. ``JOB`` is a JSON file: ``flavour``, ``onnx``,
+``plan`` (to write), ``profile``, ``capabilities``. Standard output carries JSON lines: ``{"phase", "done",
+"of"}`` during work, then ``{"tensors"}`` or ``{"error"}``. A compiler that runs out of memory does not end
+its parent. torch is not loaded, so that its memory is available to the compiler.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 
 class EngineError(Exception):
-    """An engine, or an ONNX file, that cannot be made or used; the message says what is wrong, what was
-    expected and what to do."""
+    """An engine, or an ONNX file, that cannot be built or used.
+
+    The message says what is wrong, what was expected and what to do.
+    """
 
 
 class EngineMissing(EngineError):

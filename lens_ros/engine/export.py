@@ -62,7 +62,7 @@ class GraphInfo:
 def describe(
     segmenter: Sam2Segmenter | SamSegmenter, config: LensConfig, part: Part, precision: Precision, source: str
 ) -> GraphInfo:
-    """What the export of this half would say of itself."""
+    """Return what the exported file of this half records about itself."""
     image: ImageConfig = config.image
     side, width = graphs.picture_side(segmenter), segmenter.prompt_width
     return GraphInfo(
@@ -77,14 +77,16 @@ def export(
     *,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> float:
-    """Writes one half as ONNX; the file appears when it is whole and checked.
+    """Write one half as ONNX; the file appears once it is complete and checked.
 
-    ONNX Runtime runs it on the CPU against torch, with several numbers of instances and tokens; bfloat16,
+    ONNX Runtime compares it on the CPU with torch, with several numbers of instances and tokens. bfloat16,
     which it does not run there, is checked for structure only.
 
     Args:
         segmenter: float32, on the CPU, in eval mode.
-        progress: steps done, steps in all.
+        info: what the file records about itself.
+        path: file to write.
+        progress: called with steps done and steps in all.
 
     Returns:
         The largest difference from torch in float32, relative to the largest value (bf16: 0).
@@ -122,7 +124,7 @@ def export(
 
 
 def read_info(path: Path) -> GraphInfo:
-    """What an ONNX file says of itself.
+    """Return what an ONNX file records about itself.
 
     Raises:
         EngineError: it is absent, damaged, not one of ours, or of another format.
@@ -155,7 +157,9 @@ def read_info(path: Path) -> GraphInfo:
 
 
 def cpu_session(path: Path, *, threads: int = 0):
-    """An ``onnxruntime.InferenceSession`` on the CPU; ``threads`` 0 leaves their number to ONNX Runtime.
+    """Return an ``onnxruntime.InferenceSession`` on the CPU.
+
+    ``threads`` 0 leaves their number to ONNX Runtime.
 
     Raises:
         EngineError: ONNX Runtime is not installed, or does not take the file.
@@ -175,7 +179,7 @@ def cpu_session(path: Path, *, threads: int = 0):
 
 
 def import_onnxruntime():
-    """The module.
+    """Import ONNX Runtime and return the module.
 
     Raises:
         EngineError: it is not installed.
@@ -278,7 +282,7 @@ def _check(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter reports progress and deprecations of its own inside."""
+    """Silence progress and internal deprecations of torch's exporter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -21,8 +21,11 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class EncoderGraph(nn.Module):
-    """``pixels`` ``(1, 3, S, S)`` float32, normalised, to ``embedding`` and SAM 2's ``high_res_0``,
-    ``high_res_1``, float32, as in :class:`~lens_ros.model.sam2.ImageFeatures`."""
+    """Graph of the image encoder.
+
+    ``pixels`` ``(1, 3, S, S)`` float32, normalized, to ``embedding`` and SAM 2's ``high_res_0``,
+    ``high_res_1``, float32, as in :class:`~lens_ros.model.sam2.ImageFeatures`.
+    """
 
     def __init__(self, segmenter: Sam2Segmenter | SamSegmenter, precision: Precision) -> None:
         super().__init__()
@@ -110,8 +113,10 @@ def picture_side(segmenter: Sam2Segmenter | SamSegmenter) -> int:
 def sample_inputs(
     segmenter: Sam2Segmenter | SamSegmenter, part: Part, *, instances: int = 2, tokens: int = 2, seed: int = 0
 ) -> tuple[torch.Tensor, ...]:
-    """Float32 inputs of a graph: pictures of noise, and for the decoder what the encoder makes of them, with
-    prompts of the size that boxes have."""
+    """Return float32 inputs of a graph: pictures of noise, or what the encoder makes of them.
+
+    The decoder's prompts have the size that those of boxes have.
+    """
     generator = torch.Generator().manual_seed(seed)
     side = picture_side(segmenter)
     pixels = torch.randn(1, 3, side, side, generator=generator)

@@ -27,8 +27,11 @@ PICTURES = Path(__file__).parent / "pictures"
 
 @dataclass(frozen=True)
 class Check:
-    """``iou``: mask IoU against torch, mean over a picture's objects, of the worst picture; 0 where values
-    are not finite. ``note`` says what was compared."""
+    """Result of a self-check.
+
+    ``iou``: mask IoU against torch, mean over a picture's objects, of the worst picture; 0 if values are not
+    finite. ``note`` says what was compared.
+    """
 
     iou: float
     note: str

@@ -20,8 +20,11 @@ _WARM_UPS = 3  # the first runs choose algorithms and take their memory
 
 
 class Session(Protocol):
-    """A compiled graph. Takes the graph's inputs in order, any floating dtype, on ``device``; gives its
-    outputs, float32, which belong to the caller."""
+    """A compiled graph.
+
+    Takes the graph's inputs in order, any floating dtype, on ``device``; returns its outputs, float32, which
+    belong to the caller.
+    """
 
     @property
     def device(self) -> torch.device: ...
@@ -33,8 +36,11 @@ class OnnxSession:
     """A graph in ONNX Runtime, on the CPU or, where its build has CUDA, on a GPU."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Raises:
-        EngineError: ONNX Runtime is not installed, has no CUDA where that is asked for, or refuses the file.
+        """Open an ONNX file.
+
+        Raises:
+            EngineError: ONNX Runtime is not installed, has no CUDA although that is required, or refuses the
+            file.
         """
         self._device, self._path = device, path
         if device.type == "cuda":
@@ -72,12 +78,16 @@ class OnnxSession:
 
 
 class TensorRTSession:
-    """A TensorRT engine on a CUDA stream of its own. Graphs whose sizes are fixed are replayed as one CUDA
-    graph."""
+    """A TensorRT engine on its own CUDA stream.
+
+    Graphs whose sizes are fixed are replayed as one CUDA graph.
+    """
 
     def __init__(self, library: Library, plan: bytes, device: torch.device) -> None:
-        """Raises:
-        EngineError: the library does not take the engine on this GPU.
+        """Open an engine.
+
+        Raises:
+            EngineError: the library does not take the engine on this GPU.
         """
         trt = library.module
         self._device = device

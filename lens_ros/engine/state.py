@@ -12,10 +12,11 @@ from lens_ros.system.machine import find_gpu
 
 
 def staleness(key: Key, digests: Mapping[str, str]) -> str:
-    """What speaks against using the engine now, empty where nothing does.
+    """Return what speaks against using the engine now; empty if nothing does.
 
     Args:
-        digests: of the present weights, by model name; other models' engines are not judged by theirs.
+        key: of the engine.
+        digests: of the present weights, by model name; other models' engines are not compared with theirs.
     """
     present = digests.get(key.model, key.source)
     if key.source != present:

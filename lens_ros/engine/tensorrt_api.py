@@ -1,9 +1,9 @@
-"""One face for the libraries that compile: ``tensorrt`` 10 and 11 (robots, servers) and ``tensorrt_rtx`` 1
-(desktops; compiles without a GPU).
+"""Wrap the libraries that compile: ``tensorrt`` 10 and 11, and ``tensorrt_rtx`` 1.
 
-Graphs are strongly typed everywhere: the precision is in the ONNX. Differences between the libraries, by
-NVIDIA's migration pages: version 10 wants a flag for strong typing, 11 and RTX know nothing else; RTX lists
-the compute capabilities that an engine is for, and compiles its kernels when an engine is first used.
+The former are for robots and servers, the latter for desktops; it compiles without a GPU. Graphs are strongly
+typed everywhere: the precision is in the ONNX. Differences between the libraries, by NVIDIA's migration
+pages: version 10 needs a flag for strong typing, 11 and RTX have nothing else; RTX lists the compute
+capabilities that an engine is for, and compiles its kernels when an engine is first used.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Library:
 
 
 def import_tensorrt(flavour: Flavour) -> Library:
-    """Imports one of them.
+    """Import one of the libraries.
 
     Raises:
         EngineError: it is not installed, its libraries are missing, or it is too old.
@@ -154,7 +154,7 @@ def network_flags(library: Library) -> int:
 
 
 def network_specs(library: Library, network: Any) -> list[TensorSpec]:
-    """Inputs and outputs of an ``INetworkDefinition``, in order."""
+    """Return inputs and outputs of an ``INetworkDefinition``, in order."""
     inputs = [(network.get_input(i), True) for i in range(network.num_inputs)]
     outputs = [(network.get_output(i), False) for i in range(network.num_outputs)]
     return [
@@ -163,7 +163,7 @@ def network_specs(library: Library, network: Any) -> list[TensorSpec]:
 
 
 def engine_specs(library: Library, engine: Any) -> list[TensorSpec]:
-    """Inputs and outputs of an ``ICudaEngine``, in order."""
+    """Return inputs and outputs of an ``ICudaEngine``, in order."""
     mode = library.module.TensorIOMode
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     return [

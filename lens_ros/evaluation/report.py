@@ -106,7 +106,7 @@ class Example:
 
 
 def jpeg(picture: np.ndarray, quality: int = 85) -> bytes:
-    """A picture ``(H, W, 3)`` uint8 RGB as a JPEG file."""
+    """Return a picture ``(H, W, 3)`` uint8 RGB as a JPEG file."""
     written, data = cv2.imencode(
         ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
@@ -116,7 +116,7 @@ def jpeg(picture: np.ndarray, quality: int = 85) -> bytes:
 
 
 def html_report(title: str, about: Mapping[str, object], examples: Sequence[Example]) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         title: its heading.

@@ -40,7 +40,10 @@ def step_of(
     mask: np.ndarray, instances: np.ndarray, target: int, *, progress: float, visible: float,
     asked: bool, seconds: float,
 ) -> Step:  # fmt: skip
-    """A mask ``(H, W)`` bool against ``instances`` ``(H, W)`` uint8; ``target`` is one of them."""
+    """Compare a mask ``(H, W)`` bool with ``instances`` ``(H, W)`` uint8.
+
+    ``target`` is one of the instances.
+    """
     masked = bool(mask.any())
     others = [k for k in np.unique(instances[mask]) if k not in (0, target)]
     iou = mask_iou(mask, instances == target)

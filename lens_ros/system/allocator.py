@@ -32,11 +32,10 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def limit_heaps() -> None:
-    """Keeps the heaps of this process from growing by what lies free between blocks in use (mallopt(3)). Call
-    it before threads are started.
+    """Limit the growth of this process's heaps (mallopt(3)). Call it before threads are started.
 
-    By default glibc has eight heaps for each core, and moves the size from which on blocks get memory of
-    their own according to what was freed last, which with images and tensors is all the time.
+    By default glibc has eight heaps for each core. It also moves the size from which on blocks are mapped
+    separately according to what was freed last; with images and tensors that happens all the time.
     """
     library = _c_library()
     if hasattr(library, "mallopt"):
@@ -46,11 +45,11 @@ def limit_heaps() -> None:
 
 
 def trim_heaps() -> None:
-    """Gives free memory back to the system.
+    """Return free memory to the system.
 
-    The heaps, one for several threads each, otherwise keep what lies between blocks in use, and what lies
-    behind the last one. Of buffers that come and go in many sizes (images, masks, tensors) that is a hundred
-    megabytes within minutes.
+    The heaps, each shared by several threads, otherwise keep free memory between blocks in use and behind the
+    last one. With buffers that come and go in many sizes (images, masks, tensors) that is a hundred megabytes
+    within minutes.
     """
     library = _c_library()
     if hasattr(library, "malloc_trim"):
@@ -60,11 +59,11 @@ def trim_heaps() -> None:
 
 
 def native_bytes() -> int:
-    """What is allocated from the C library and not freed (tensors, images, the middleware), in bytes.
+    """Return the bytes allocated from the C library and not freed (tensors, images, the middleware).
 
-    Other than the process' memory this has no share of what lies free in its heaps: what leaks, grows.
-    Python's small objects are not among it (`sys.getallocatedblocks`). 0 where the C library is no glibc from
-    2.33 on.
+    Unlike the memory of the process this excludes what lies free in its heaps: only a leak makes it grow.
+    Python's small objects are not included (`sys.getallocatedblocks`). 0 if the C library is not glibc 2.33
+    or newer.
     """
     library = _c_library()
     if not hasattr(library, "mallinfo2"):
@@ -74,10 +73,11 @@ def native_bytes() -> int:
 
 
 def _trim_ends(library: Any) -> None:
-    """Gives back what lies behind the last block of each heap, which malloc_trim(3) does in the first alone.
+    """Return free memory behind the last block of each heap; malloc_trim(3) does so in the first alone.
 
-    A heap's end is trimmed when a larger block is freed in it and the end is above the threshold, which keeps
-    it for the next image and is lowered meanwhile. Threads that begin are given the heaps in turn.
+    A heap's end is trimmed when a larger block is freed in it and the end is above the threshold. The
+    threshold keeps it for the next image and is lowered meanwhile. Threads that start are assigned to the
+    heaps in turn.
     """
     visited, all_visited = threading.Semaphore(0), threading.Event()
 

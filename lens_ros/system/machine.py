@@ -31,7 +31,7 @@ class Gpu:
 
 
 def find_gpu(device: str | torch.device = "cuda") -> Gpu | None:
-    """The GPU behind a torch device; None where torch sees none."""
+    """Return the GPU behind a torch device; None if torch sees none."""
     device = torch.device(device)
     if device.type != "cuda" or not torch.cuda.is_available():
         return None

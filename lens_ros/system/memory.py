@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def enough_memory(what: str, advice: str) -> Iterator[None]:
-    """Turns a failing allocator into :class:`OutOfMemory`, when what can be freed is free again.
+    """Turn a failing allocation into :class:`OutOfMemory`, after freeing what can be freed.
 
     Args:
         what: needs the memory, such as ``loading the model``.
@@ -90,7 +90,7 @@ def importing() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Collects what is referenced no more, and returns the GPU memory that torch keeps for later."""
+    """Collect garbage, and return the GPU memory that torch caches."""
     collect_garbage()
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)  # nobody has used it who has not imported it
     if getattr(cuda, "is_initialized", bool)():

@@ -45,11 +45,14 @@ def _spread(counts: np.ndarray, axis: int) -> np.ndarray:
 def color_peak(
     rgb: np.ndarray, colors: np.ndarray, box: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:
-    """``box`` moved, by its own size at most, to where the most of ``colors`` is: histogram back-projection
-    (Swain and Ballard, "Color indexing", 1991), by the ratio to the colors around.
+    """Move ``box``, by its own size at most, to where most of ``colors`` is.
+
+    The method is histogram back-projection (Swain and Ballard, "Color indexing", 1991), by the ratio to the
+    colors around.
 
     Args:
-        rgb: ``(H, W, 3)`` uint8. box: ``x1, y1, x2, y2`` in its pixels.
+        rgb: ``(H, W, 3)`` uint8.
+        box: ``x1, y1, x2, y2`` in its pixels.
         colors: a histogram of :func:`color_histogram`.
     """
     x1, y1, x2, y2 = box

@@ -109,15 +109,15 @@ class Tracker:
         del self._targets[target]
 
     def update(self, image: np.ndarray | Image.Image | str | Path | SeenImage) -> dict[str, Carried]:
-        """Finds every target again.
+        """Find every target again.
 
         Args:
-            image: the next one, as :meth:`Lens.look` takes it, or what that gave: then the same look serves
-                a question to the reasoner. Where its size differs from the image before, boxes are scaled.
+            image: the next one, as :meth:`Lens.look` takes it, or what that returned: then the same look
+                serves a question to the reasoner. If its size differs from the image before, boxes are
+                scaled.
 
         Returns:
-            by name, in the order of :attr:`targets`. A target whose answer held nothing goes on holding
-            nothing.
+            by name, in the order of :attr:`targets`. A target whose answer held nothing still holds nothing.
 
         Raises:
             ImageError: unusable input; nothing is changed.
@@ -164,8 +164,11 @@ def _find(
 
 @dataclass
 class _Item:
-    """One instance on its way. ``mask``, ``box`` and ``area`` are of the last mask that was its own;
-    ``colors`` is a histogram, slowly averaged; ``score`` is the answer's: only reasoning can change it."""
+    """One tracked instance.
+
+    ``mask``, ``box`` and ``area`` are of its last accepted mask; ``colors`` is a histogram, slowly averaged;
+    ``score`` is the answer's: only reasoning can change it.
+    """
 
     label: str
     mask: np.ndarray
@@ -189,7 +192,7 @@ class _Item:
         decoded: Sequence[tuple[np.ndarray, float]],
         checks: Checks,
     ) -> None:
-        """Takes what was decoded in one of its places, mask and expected IoU, as its own, or is lost."""
+        """Accept one of the decoded masks, with its expected IoU, or become lost."""
         finds = [_find(self, rgb, place, *each) for place, each in zip(places, decoded, strict=True)]
         reasons = [why_lost(find.seen, checks, was_lost=bool(self.lost)) for find in finds]
         good = [find for find, reason in zip(finds, reasons, strict=True) if not reason]

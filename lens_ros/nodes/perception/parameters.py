@@ -49,7 +49,7 @@ class PerceptionParameters:
     )
     build_engines: bool = parameter(
         True,
-        "Make engines that are missing or stale, in a process of its own, while the next backend serves.",
+        "Build engines that are missing or stale, in a subprocess, while the next backend serves.",
         when="configure",
     )
     decoding: str = parameter(
@@ -77,8 +77,8 @@ class PerceptionParameters:
     )
     tracking: bool = parameter(
         True,
-        "Carry what was found from image to image between two acts of reasoning, each with a segmentation of "
-        "its own, and reason anew about what is lost. Otherwise only images reasoned about get one.",
+        "Track objects from image to image between two reasoning passes, publish a segmentation of each "
+        "image, and reason again about lost objects. Otherwise only images that were reasoned about get one.",
         when="configure",
     )
     reasoner_interval_s: float = parameter(
@@ -128,7 +128,7 @@ class PerceptionParameters:
     hang_timeout_s: float = parameter(
         120.0,
         "Seconds without a turn of the node's executor after which its process prints where each thread is "
-        "and ends with status 1, so that launch starts it anew; 0 never, otherwise at least 3. Time in a "
+        "and ends with status 1, so that launch restarts it; 0 never, otherwise at least 3. Time in a "
         "debugger counts. Without effect on Humble, whose Python's watchdog goes by the system's clock.",
         bounds=(0.0, 3600.0),
     )
