@@ -68,9 +68,10 @@ class Layout:
 
 
 def sample_pool(seed: int, block: int, *, unseen_textures: bool = False) -> Pool:
-    """The pool of a block, a pure function of its arguments.
+    """Draw the pool of a block, a pure function of its arguments.
 
-    unseen_textures: the same pool with surfaces that training never shows.
+    Args:
+        unseen_textures: the same pool with surfaces that training never shows.
     """
     rng = np.random.default_rng([seed, block, SCENES_PER_BLOCK])
     image_size = _IMAGE_SIZES[rng.choice(len(_IMAGE_SIZES), p=_IMAGE_SIZE_SHARES)]
@@ -164,8 +165,10 @@ def fits(
     place: tuple[float, float, float],
     others: Sequence[tuple[np.ndarray, tuple[float, float, float]]],
 ) -> bool:
-    """Whether an object has room on the table: (K, 3) circles of its footprint, (x, y, yaw), and the same of
-    every other object."""
+    """Return whether an object has room on the table.
+
+    Footprints are (K, 3) circles at (x, y, yaw): its own, and the same of every other object.
+    """
     circles = _turned(footprint, *place)
     taken = [_turned(each, *where) for each, where in others]
     return _on_table(circles) and _free(circles, np.concatenate([np.zeros((0, 3)), *taken]))
@@ -183,7 +186,7 @@ def _sample_camera(rng: np.random.Generator) -> tuple[Camera, np.ndarray, float]
 
 
 def _sample_lighting(rng: np.random.Generator) -> Lighting:
-    """Splits a capped exposure over the lights, so that no white table clips."""
+    """Split a capped exposure over the lights, so that no white table clips."""
     exposure = rng.uniform(0.8, 1.15)
     shares = np.array(
         [rng.uniform(0.3, 0.5), rng.uniform(0.35, 0.6), rng.uniform(0, 0.2), rng.uniform(0.05, 0.15)]

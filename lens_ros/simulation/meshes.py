@@ -28,7 +28,7 @@ class Surface:
     def transformed(
         self, scale: float | Sequence[float] = 1.0, offset: Sequence[float] = (0, 0, 0)
     ) -> Surface:
-        """The surface scaled (per axis or as a whole), then shifted by `offset` metres."""
+        """Return the surface scaled (per axis or as a whole), then shifted by `offset` metres."""
         factor, shift = np.asarray(scale, float), np.asarray(offset, float)
         hulls = tuple(hull * factor + shift for hull in self.hulls)
         return Surface(self.vertices * factor + shift, self.faces, hulls)
@@ -57,7 +57,11 @@ class Shape:
 
 
 def make_shape(category: str, rng: np.random.Generator, size: float = 1.0) -> Shape:
-    """A random member of `category`; `size` scales it as a whole. Raises KeyError for an unknown category."""
+    """Return a random member of `category`; `size` scales it as a whole.
+
+    Raises:
+        KeyError: the category is unknown.
+    """
     parts = [Part(part.surface.transformed(size), part.role) for part in _BUILDERS[category](rng)]
     points = np.concatenate([part.surface.vertices for part in parts])
     if category != "mug":  # a mug's origin is its axis, the handle sticks out

@@ -37,16 +37,18 @@ class Moment:
 def moments(
     pool: Pool, layout: Layout, target: int, motion: Motion, rng: np.random.Generator, frames: int = 100
 ) -> list[Moment]:
-    """What happens in ``frames`` frames after ``layout``, which is the first one.
+    """Return ``frames`` frames of a motion after ``layout``, which is the first one.
 
     Args:
         pool: that the layout was drawn from.
+        layout: the first frame.
         target: index of an object, from 1 as in ``Frame.objects``.
         motion: ``handheld``: the camera sways in a hand. ``wrist``: it approaches the target along an arc and
             rolls, as on an arm. ``pushed``: the target and its nearest neighbour slide over the table and
-            back. ``carried``: something else, of the target's color or category where there is any, is lifted
-            before the target, held there and brought back. ``leaving``: the camera turns until the target has
-            left the picture, and returns. In the last three it sways a little.
+            back. ``carried``: another object, of the target's color or category if there is any, is lifted
+            in front of the target, held there and brought back. ``leaving``: the camera turns until the
+            target has left the picture, and returns. In the last three it sways a little.
+        frames: number of frames.
         rng: source of all chance.
 
     Raises:
@@ -74,13 +76,13 @@ def moments(
 def moving_frames(
     simulator: TabletopSimulator, seed: int, index: int, story: Sequence[Moment]
 ) -> Iterator[Frame]:
-    """Renders :func:`moments` of the scene ``index`` of ``seed``; depth is left empty."""
+    """Render :func:`moments` of the scene ``index`` of ``seed``; depth is left empty."""
     for moment in story:
         yield simulator.render(seed, index, moment.layout, camera=moment.camera, depth=False)
 
 
 def _swaying(camera: Camera, rng: np.random.Generator, frames: int, strength: float) -> list[Camera]:
-    """A hand's slow drift and its tremor: about 5 cm and 3 degrees at strength 1."""
+    """Return a hand's slow drift and tremor: about 5 cm and 3 degrees at strength 1."""
     seconds = np.arange(frames) / RATE
     drift, tremor = _waves(rng, seconds, 7, (0.08, 0.35)), _waves(rng, seconds, 7, (2.0, 4.0))
     wander = strength * (drift + 0.04 * tremor)
@@ -115,8 +117,10 @@ def _approaching(layout: Layout, target: int, rng: np.random.Generator, progress
 def _turning_away(
     cameras: list[Camera], pool: Pool, layout: Layout, target: int, progress: np.ndarray
 ) -> list[Camera]:
-    """Turns about the camera's own vertical, to the side that the target leaves first; out of sight in the
-    middle."""
+    """Turn about the camera's own vertical, to the side that the target leaves first.
+
+    The target is out of sight in the middle.
+    """
     view = layout.camera
     x, _, z = (np.array(layout.placements[target - 1].position) - view.pose[:3, 3]) @ view.pose[:3, :3]
     width, height = pool.image_size
@@ -196,7 +200,7 @@ def _moved(layout: Layout, paths: dict[int, _Path], t: float) -> Layout:
 
 
 def _looked_at(camera: Camera) -> np.ndarray:
-    """The point of the table's plane on the camera's axis."""
+    """Return the point of the table's plane on the camera's axis."""
     eye, axis = camera.pose[:3, 3], camera.pose[:3, 2]
     return eye + axis * (eye[2] / -axis[2])
 

@@ -573,7 +573,7 @@ def requests() -> tuple[str, ...]:
 
 
 def an(words: str) -> str:
-    """The words with their indefinite article: 'a mug', 'an orange mug'."""
+    """Return the words with their indefinite article: 'a mug', 'an orange mug'."""
     return INDEFINITE[words[0] in "aeiou"].format(words)
 
 

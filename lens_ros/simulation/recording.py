@@ -73,7 +73,7 @@ class Summary:
 
 
 def camera_at(progress: float) -> Camera:
-    """The demo's camera at `progress` 0..1: it starts and ends at rest, rises in the middle."""
+    """Return the demo's camera at `progress` 0..1: it starts and ends at rest, rises in the middle."""
     eased = (1 - np.cos(np.pi * np.clip(progress, 0, 1))) / 2
     azimuth = np.radians(-26 + 52 * eased)
     elevation = np.radians(40 + 9 * np.sin(np.pi * eased))
@@ -83,10 +83,14 @@ def camera_at(progress: float) -> Camera:
 
 
 def record(out: Path, seed: int, *, duration: float = DURATION) -> Summary:
-    """Records `duration` seconds into the bag folder `out` (replaced) and scene.json beside it.
+    """Record `duration` seconds into the bag folder `out` (replaced) and scene.json next to it.
 
-    The same seed on the same machine gives the same bytes. Raises SimulatorUnavailable without OpenGL,
-    ValueError when no arrangement of the objects keeps all of them visible, ImportError without rosbags.
+    The same seed on the same machine gives the same bytes.
+
+    Raises:
+        SimulatorUnavailable: there is no OpenGL.
+        ValueError: no arrangement of the objects keeps all of them visible.
+        ImportError: rosbags is missing.
     """
     moments = max(1, round(duration * COLOR_RATE))
     with TabletopSimulator() as simulator:
@@ -105,7 +109,7 @@ def record(out: Path, seed: int, *, duration: float = DURATION) -> Summary:
 
 
 def _arrange(simulator: TabletopSimulator, seed: int) -> Layout:
-    """The demo's objects on the table of scene 0 of `seed`, under its light, none hidden on the way."""
+    """Place the demo's objects on the table of scene 0 of `seed`, under its light, none ever hidden."""
     pool = sample_pool(seed, 0)
     stage = sample_layout(pool, seed, 0)
     chosen = [_shape_of_rank(pool, category, rank) for category, _, rank in TABLE]
@@ -179,7 +183,7 @@ class _Bag:
         self._writer.close()
 
     def write(self, stamp_ns: int, frame: Frame) -> None:
-        """Writes the frame's color image and camera_info, and its depth when it has any."""
+        """Write the frame's color image and camera_info, and its depth if it has any."""
         self._publish(CAMERA_INFO_TOPIC, stamp_ns, self._camera_info(stamp_ns, frame))
         jpeg = _encode(".jpg", frame.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         self._publish(COLOR_TOPIC, stamp_ns, self._compressed(stamp_ns, "rgb8; jpeg compressed bgr8", jpeg))

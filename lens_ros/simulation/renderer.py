@@ -104,11 +104,11 @@ class TabletopSimulator:
     def layout(
         self, seed: int, index: int, *, count: tuple[int, int] = (3, 9), held_out_pairs: bool = False
     ) -> Layout:
-        """The scene that `frame` renders for the same arguments, with its camera and light."""
+        """Return the scene that `frame` renders for the same arguments, with its camera and light."""
         return sample_layout(self.pool(seed, index), seed, index, count=count, held_out_pairs=held_out_pairs)
 
     def pool(self, seed: int, index: int) -> Pool:
-        """What the scenes of the block of (seed, index) are drawn from."""
+        """Return what the scenes of the block of (seed, index) are drawn from."""
         return self._renderer_of(seed, index).pool
 
     def frame(
@@ -122,14 +122,19 @@ class TabletopSimulator:
         size: tuple[int, int] | None = None,
         depth: bool = True,
     ) -> Frame:
-        """Renders scene `index` of `seed`.
+        """Render scene `index` of `seed`.
 
-        count: fewest and most objects; 10..13 makes a crowded table.
-        held_out_pairs: also draw the (category, color) pairs of catalog.HELD_OUT_PAIRS.
-        camera, size (width, height): look at the same scene from elsewhere or at another resolution; by
-        default the scene's own camera and the size of its block.
-        depth: False leaves Frame.depth empty and saves a little time.
-        Raises ValueError for a bad count or index.
+        Args:
+            seed: of the scenes.
+            index: of the scene.
+            count: fewest and most objects; 10..13 makes a crowded table.
+            held_out_pairs: also draw the (category, color) pairs of catalog.HELD_OUT_PAIRS.
+            camera, size (width, height): look at the same scene from elsewhere or at another resolution; by
+                default the scene's own camera and the size of its block.
+            depth: False leaves Frame.depth empty and saves a little time.
+
+        Raises:
+            ValueError: a bad count or index.
         """
         layout = self.layout(seed, index, count=count, held_out_pairs=held_out_pairs)
         return self.render(seed, index, layout, camera=camera, size=size, depth=depth)
@@ -144,7 +149,7 @@ class TabletopSimulator:
         size: tuple[int, int] | None = None,
         depth: bool = True,
     ) -> Frame:
-        """Renders a layout made for the pool of (seed, index), for example one that was edited by hand."""
+        """Render a layout made for the pool of (seed, index), for example one that was edited by hand."""
         renderer = self._renderer_of(seed, index)
         camera, size = camera or layout.camera, size or renderer.pool.image_size
         rgb, depth_map, instances = renderer.render(layout, camera, size, depth)
@@ -192,7 +197,7 @@ class _PoolRenderer:
     def render(
         self, layout: Layout, camera: Camera, size: tuple[int, int], depth: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """rgb (H, W, 3) uint8, depth (H, W) float32 or (0, 0), instances (H, W) uint8."""
+        """Return rgb (H, W, 3) uint8, depth (H, W) float32 or (0, 0), instances (H, W) uint8."""
         self._arrange(layout)
         self._aim(camera)
         mujoco = self._mujoco
@@ -209,7 +214,7 @@ class _PoolRenderer:
         return rgb, _metric_depth(depth_buffer), self._instances(ids, layout)
 
     def _arrange(self, layout: Layout) -> None:
-        """Writes every scene-dependent field of the model, so that nothing of an earlier scene survives."""
+        """Write every scene-dependent field of the model, so that nothing of an earlier scene survives."""
         model = self._model
         for surface, texture in zip(SURFACES, layout.surfaces, strict=True):
             model.geom_matid[model.geom(surface).id] = model.material(f"surface{texture}").id
@@ -267,7 +272,7 @@ class _PoolRenderer:
 
 
 def _compile(mujoco: Any, pool: Pool) -> tuple[Any, list[list[int]]]:
-    """The pool's MjModel and, per pool object, its geom ids. Body k + 1 is pool object k."""
+    """Return the pool's MjModel and, per pool object, its geom ids. Body k + 1 is pool object k."""
     width, height = pool.image_size
     resolution = pool.textures.shape[1]
     materials = "".join(

@@ -117,9 +117,11 @@ class Placement:
 def observe(
     placements: Sequence[Placement], shapes: Sequence[Shape], camera: Camera, instances: np.ndarray
 ) -> tuple[SceneObject, ...]:
-    """Describes every placement as `camera` sees it.
+    """Describe every placement as `camera` sees it.
 
-    shapes: one per placement. instances: (H, W) uint8 with k for placements[k - 1].
+    Args:
+        shapes: one per placement.
+        instances: (H, W) uint8 with k for placements[k - 1].
     """
     size = (instances.shape[1], instances.shape[0])
     eye, axis = camera.pose[:3, 3], camera.pose[:3, 2]
@@ -151,9 +153,9 @@ def observe(
 
 
 def mirror(objects: Sequence[SceneObject], width: int) -> tuple[SceneObject, ...]:
-    """The objects as the left-right flipped image of `width` pixels shows them: box and lateral change sides.
+    """Return the objects as the left-right flipped image of `width` pixels shows them.
 
-    `position` and `yaw` stay in the original world; only image quantities are mirrored.
+    Box and lateral change sides. `position` and `yaw` stay in the original world.
     """
     flipped = []
     for item in objects:

@@ -15,9 +15,9 @@ _STONE_TONES = ((0.78, 0.76, 0.72), (0.55, 0.56, 0.58), (0.30, 0.33, 0.36), (0.6
 
 
 def make_texture(rng: np.random.Generator, size: int = TEXTURE_SIZE) -> np.ndarray:
-    """A random surface: wood, stone, cloth, tiles or paint. Returns (size, size, 3) uint8 RGB.
+    """Return a random surface: wood, stone, cloth, tiles or paint; (size, size, 3) uint8 RGB.
 
-    The mean albedo stays within 0.12..0.84, so that neither black nor white objects drown in it.
+    The mean albedo stays within 0.12..0.84, so that black and white objects remain visible.
     """
     kind = rng.choice(["wood", "stone", "cloth", "tiles", "paint"], p=[0.32, 0.25, 0.15, 0.13, 0.15])
     if kind == "wood":
@@ -36,8 +36,10 @@ def make_texture(rng: np.random.Generator, size: int = TEXTURE_SIZE) -> np.ndarr
 
 
 def make_unseen_texture(rng: np.random.Generator, size: int = TEXTURE_SIZE) -> np.ndarray:
-    """A random surface of a family that `make_texture` never draws: terrazzo, striped carpet, printed paper
-    or plaid. Returns (size, size, 3) uint8 RGB; bolder than the others, and within the same bounds.
+    """Return a random surface of a family that `make_texture` never draws.
+
+    Terrazzo, striped carpet, printed paper or plaid; (size, size, 3) uint8 RGB, bolder than the others, and
+    within the same bounds.
     """
     pattern = (_terrazzo, _carpet, _paper, _plaid)[rng.integers(4)]
     albedo = pattern(rng, size) * (1 + 0.04 * _mottle(rng, size)[..., None])
@@ -50,7 +52,7 @@ def _tone(rng: np.random.Generator, tones: tuple) -> np.ndarray:
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """A color of low saturation: strong colors are for the objects."""
+    """Return a color of low saturation: strong colors are for the objects."""
     gray = rng.uniform(0.18, 0.8)
     return np.clip(gray + (rng.uniform(0, 1, 3) - 0.5) * 0.28, 0.12, 0.84)
 
@@ -92,7 +94,7 @@ def _weave(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _other(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
-    """A muted color that is clearly lighter or darker."""
+    """Return a muted color that is clearly lighter or darker."""
     shift = rng.uniform(0.2, 0.3)
     lighter = color.mean() + shift < 0.8 and (color.mean() - shift < 0.16 or rng.random() < 0.5)
     return np.clip(color + (shift if lighter else -shift) + rng.normal(0, 0.03, 3), 0.12, 0.84)

@@ -119,7 +119,7 @@ def conversation(graph):
 
 @pytest.fixture
 def client(graph):
-    """An `action_client.Client` of the node's action."""
+    """Yield an `action_client.Client` of the node's action."""
     from action_client import Client
 
     client = Client(graph)

@@ -23,6 +23,6 @@ def shuffled(options: Iterable[T], rng: np.random.Generator) -> list[T]:
 
 
 def weighted_order(weights: dict[T, float], rng: np.random.Generator) -> list[T]:
-    """The keys; each next one is drawn by weight from those that remain."""
+    """Return the keys in random order; each next one is drawn by weight from those that remain."""
     waits = [rng.standard_exponential() / weight for weight in weights.values()]
     return [key for _, _, key in sorted(zip(waits, range(len(waits)), weights, strict=True))]

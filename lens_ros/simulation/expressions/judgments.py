@@ -39,7 +39,7 @@ MAX_SET = 6  # objects that "all of" names or chooses from, and of which "none" 
 def related(
     view: View, group: Sequence[SceneObject], anchor: SceneObject, relation: str
 ) -> SceneObject | None:
-    """The group's only member that stands in the relation, the others clearly on the other side."""
+    """Return the group's only member that stands in the relation, the others clearly on the other side."""
     if not group:
         return None
     leads = leads_of(view, group, anchor, relation)
@@ -51,8 +51,10 @@ def related(
 
 
 def prevails(view: View, target: SceneObject, anchor: SceneObject, relation: str) -> bool:
-    """Whether people say it: where the relation's own direction prevails, not of something far off to the
-    side."""
+    """Return whether people would say it: the relation's own direction prevails.
+
+    It does not for something far off to the side.
+    """
     if relation in ("left", "right"):
         across = abs(view.center[anchor.index][1] - view.center[target.index][1])
     else:
@@ -61,8 +63,10 @@ def prevails(view: View, target: SceneObject, anchor: SceneObject, relation: str
 
 
 def leads_of(view: View, group: Sequence[SceneObject], anchor: SceneObject, relation: str) -> list[float]:
-    """How far each of the group stands on the relation's side of the anchor: pixels or meters, negative on
-    the other side."""
+    """Return how far each of the group stands on the relation's side of the anchor.
+
+    Pixels or meters, negative on the other side.
+    """
     if relation in ("left", "right"):
         sign = 1 if relation == "left" else -1
         return [sign * (view.x(anchor) - view.x(o)) for o in group]
@@ -73,7 +77,7 @@ def leads_of(view: View, group: Sequence[SceneObject], anchor: SceneObject, rela
 def on_the_side(
     view: View, group: Sequence[SceneObject], anchor: SceneObject, relation: str
 ) -> list[SceneObject] | None:
-    """The group's members that stand in the relation; None where that is not clear of each by the margin."""
+    """Return the group's members that stand in the relation; None if that is not clear of each."""
     leads = leads_of(view, group, anchor, relation)
     margin = view.side_margin if relation in ("left", "right") else DEPTH_MARGIN
     if any(abs(lead) < margin for lead in leads):
@@ -82,7 +86,7 @@ def on_the_side(
 
 
 def nearest_first(view: View, group: Sequence[SceneObject], anchor: SceneObject) -> list[SceneObject] | None:
-    """The group by its distance from the anchor, if the first is clearly the nearest."""
+    """Return the group by distance from the anchor, if the first is clearly the nearest."""
     if len(group) < 2:
         return None
     to_anchor = distance_to(anchor)
@@ -96,10 +100,10 @@ def nearest_first(view: View, group: Sequence[SceneObject], anchor: SceneObject)
 def betweenness(
     view: View, pairs: Sequence[tuple[SceneObject, SceneObject]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What stands between the two of each pair: clearly so, and arguably so.
+    """Return what stands between the two of each pair: clearly so, and arguably so.
 
-    Two bool arrays `(pairs, view.seen)`; of a pair's own objects they say nothing. On the table; see also
-    `between_in_image`.
+    Two bool arrays `(pairs, view.seen)`; a pair's own objects have no meaning there. Judged on the table; see
+    also `between_in_image`.
     """
     first, second = (np.array([o.position[:2] for o in side]) for side in zip(*pairs, strict=True))
     # Where each object lies along (0 at one anchor, 1 at the other) and off (meters) each pair's segment.
@@ -123,7 +127,7 @@ def between_in_image(view: View, a: SceneObject, target: SceneObject, b: SceneOb
 
 
 def extreme_first(view: View, group: Sequence[SceneObject], word: str) -> list[SceneObject] | None:
-    """The group from the most to the least `word` ("leftmost", "smallest"...) if the first is clearly so."""
+    """Return the group from the most to the least `word` ("leftmost"...) if the first is clear."""
     if len(group) < 2:
         return None
     key: Measure
@@ -164,7 +168,7 @@ def only_of_its_color(
 def odd_one(
     view: View, group: Sequence[SceneObject], trait: Callable[[SceneObject], str], rng: np.random.Generator
 ) -> tuple[SceneObject, str] | None:
-    """The group's only member that lacks a trait all others share, and that trait."""
+    """Return the group's only member that lacks a trait all others share, and that trait."""
     for target in shuffled(group, rng):
         others = {trait(o) for o in group if o is not target}
         if len(others) == 1 and trait(target) not in others and view.is_clear(target):
@@ -178,7 +182,7 @@ def askable(view: View, group: Sequence[SceneObject]) -> bool:
 
 
 def affordances(view: View) -> list[tuple[phrases.Affordance, list[SceneObject]]]:
-    """What can be asked for without argument, and the objects that serve it."""
+    """Return the purposes that can be asked for without argument, and the objects that serve them."""
     present = view.by_category()
     options = []
     for affordance in phrases.AFFORDANCES:

@@ -78,8 +78,10 @@ def sample_expression(
 
 
 def _kinds_in_random_order(rng: np.random.Generator) -> list[str]:
-    """The kinds of one target; each next one is drawn by weight from those that remain (exponential order
-    statistics)."""
+    """Return the kinds of one target in random order.
+
+    Each next one is drawn by weight from those that remain (exponential order statistics).
+    """
     waits = rng.standard_exponential(len(SINGLE_KINDS))
     ranked = sorted((w / _KIND_WEIGHTS.get(k, 1.0), k) for w, k in zip(waits, SINGLE_KINDS, strict=True))
     return [k for _, k in ranked]

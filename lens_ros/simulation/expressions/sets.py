@@ -109,7 +109,10 @@ def _all_of_relation(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def sided(view: View, rng: np.random.Generator, *, wanted: bool) -> Draft | None:
-    """A relation in which some of a group stand (asks for all of them), or, not `wanted`, none of it."""
+    """Return a relation in which some of a group stand, to ask for all of them.
+
+    If not `wanted`: one in which none of it stands.
+    """
     anchors = view.anchor_names(rng)
     for color, noun, members in relation_groups(view, rng):
         for anchor, name in anchors:

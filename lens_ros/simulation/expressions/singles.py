@@ -121,7 +121,7 @@ def _relation(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def relation_groups(view: View, rng: np.random.Generator) -> list[tuple[str, str, list[SceneObject]]]:
-    """What a relation can pick from, in random order: (color or "", noun, the objects these words cover).
+    """Return what a relation can pick from, in random order: (color or "", noun, objects they cover).
 
     Mostly groups of several come first, so that the relation decides, then everything in sight ("object").
     """

@@ -44,7 +44,7 @@ def _described(color: str, noun: str, rng: np.random.Generator) -> str:
 def _placed(
     view: View, group: Sequence[SceneObject], anchor: SceneObject, rng: np.random.Generator
 ) -> tuple[SceneObject, str] | None:
-    """The only one of the group with some place relative to the anchor, and that place in words."""
+    """Return the only one of the group with some place relative to the anchor, and that place in words."""
     for place in shuffled((*phrases.RELATIONS, "nearest"), rng):
         if place == "nearest":
             ranked = nearest_first(view, group, anchor)
@@ -56,7 +56,7 @@ def _placed(
 
 
 def _before_the_noun(word: str, noun: str, several: int, rng: np.random.Generator) -> str:
-    """'the leftmost cup': a superlative (of two, also a comparative) that leaves the noun at the end."""
+    """Say 'the leftmost cup': a superlative (of two, also a comparative) with the noun at the end."""
     forms = phrases.SUPERLATIVES[word] + (phrases.COMPARATIVES[word] if several == 2 else ())
     return choice([form for form in forms if form.endswith("{noun}")], rng).format(noun=noun)
 
@@ -65,7 +65,7 @@ def _before_the_noun(word: str, noun: str, several: int, rng: np.random.Generato
 
 
 def _described_anchor(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the spoon left of the smallest cup', 'the can nearest to the fruit'."""
+    """Say 'the spoon left of the smallest cup', 'the can nearest to the fruit'."""
     anchors = []
     for category, group in view.by_category().items():
         for word in phrases.SUPERLATIVES:
@@ -113,7 +113,7 @@ def _function_related(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def _inverse_relation(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the box that the banana is behind': the anchor stands in the relation to the target."""
+    """Say 'the box that the banana is behind': the anchor stands in the relation to the target."""
     anchors = view.anchor_names(rng)
     for color, noun, members in relation_groups(view, rng):
         for anchor, name in anchors:
@@ -134,7 +134,7 @@ def _inverse_relation(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def _two_relations(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the object left of the mug and behind the plate': neither of the two alone would single it out."""
+    """Say 'the object left of the mug and behind the plate': neither relation alone singles it out."""
     anchors = view.anchor_names(rng)
     pairs = shuffled(((a, b) for a in anchors for b in anchors if a is not b), rng)
     for color, noun, members in relation_groups(view, rng):
@@ -164,7 +164,7 @@ def _two_relations(view: View, rng: np.random.Generator) -> Draft | None:
 def _only_in_both(
     view: View, group: Sequence[SceneObject], *places: tuple[SceneObject, str]
 ) -> SceneObject | None:
-    """The only one that stands in both relations, where each is clear of all, and holds of several."""
+    """Return the only one that stands in both relations, each clear of all and true of several."""
     standing = []
     for anchor, relation in places:
         fitting = on_the_side(view, group, anchor, relation)
@@ -178,7 +178,7 @@ def _only_in_both(
 
 
 def _negated_relation(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the mug that is not left of the bowl'."""
+    """Say 'the mug that is not left of the bowl'."""
     anchors = view.anchor_names(rng)
     groups = [(noun, group) for noun, group in view.by_category().items() if len(group) > 1]
     for noun, group in shuffled(groups, rng):
@@ -204,8 +204,10 @@ def _negated_relation(view: View, rng: np.random.Generator) -> Draft | None:
 def _anchor_pairs(
     view: View, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[tuple[SceneObject, str], tuple[SceneObject, str]], np.ndarray, np.ndarray]]:
-    """Pairs of anchors with their names, in random order, and of all in sight what lies between them clearly,
-    and arguably, ``(n,)`` bool each."""
+    """Return pairs of anchors with their names, in random order, and what lies between them.
+
+    Of all in sight, clearly and arguably, ``(n,)`` bool each.
+    """
     anchors = view.anchor_names(rng)
     pairs = shuffled(((a, b) for i, a in enumerate(anchors) for b in anchors[i + 1 :]), rng)
     if pairs:
@@ -214,7 +216,7 @@ def _anchor_pairs(
 
 
 def _between_modified(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the leftmost object between the bowl and the plate', 'the red cup between the bowl and the plate'."""
+    """Say 'the leftmost object between the bowl and the plate', 'the red cup between ...'."""
     for ((a, name), (b, other)), clearly, perhaps in _anchor_pairs(view, rng):
         known = (a.index, b.index)
         near = [o for o, is_near in zip(view.seen, perhaps, strict=True) if is_near and o.index not in known]
@@ -234,8 +236,10 @@ def _picked_between(
     anchors: tuple[str, str],
     rng: np.random.Generator,
 ) -> tuple[SceneObject, str] | None:
-    """One of what stands `near` the middle of two anchors, and what to call it among these: by color or,
-    where all stand there for `sure`, as the most of something."""
+    """Return one of what stands `near` the middle of two anchors, and its name among these.
+
+    It is named by color or, if all stand there for `sure`, as the most of something.
+    """
     nouns = [phrases.ANY_OBJECT[0], *sorted({o.category for o in near} - set(anchors))]
     for noun in shuffled(nouns, rng):
         group = [o for o in near if noun in (*phrases.ANY_OBJECT, o.category)]
@@ -258,7 +262,7 @@ def _picked_between(
 
 
 def _comparison(view: View, rng: np.random.Generator) -> Draft | None:
-    """'the cup larger than the red one'."""
+    """Say 'the cup larger than the red one'."""
     groups = [(noun, group) for noun, group in view.by_category().items() if len(group) > 1]
     for noun, group in shuffled(groups, rng):
         for reference in shuffled(group, rng):
@@ -279,7 +283,7 @@ def _comparison(view: View, rng: np.random.Generator) -> Draft | None:
 def _only_beyond(
     view: View, group: Sequence[SceneObject], reference: SceneObject, word: str
 ) -> SceneObject | None:
-    """The group's only member that is more `word` than the reference; the rest is clearly less so."""
+    """Return the group's only member that is more `word` than the reference; the rest is clearly less."""
     rest = [o for o in group if o is not reference]
     beyond = []
     for o in rest:
@@ -295,7 +299,7 @@ def _only_beyond(
 
 
 def _question(view: View, rng: np.random.Generator) -> Draft | None:
-    """'what is between the cup and the bowl', 'which mug is closest to me'."""
+    """Say 'what is between the cup and the bowl', 'which mug is closest to me'."""
     for ask in shuffled((_what, _what_between, _which_related, _which_most, _which_color), rng):
         draft = ask(view, rng)
         if draft is not None:

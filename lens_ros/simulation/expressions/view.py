@@ -48,7 +48,7 @@ class View:
         return self.center[o.index][0]
 
     def point(self, o: SceneObject) -> tuple[int, int]:
-        """The center of the visible box in the rationale's coordinates."""
+        """Return the center of the visible box in the rationale's coordinates."""
         x, y = (
             min(max(round(c * self.coordinate_extent / s), 0), self.coordinate_extent - 1)
             for c, s in zip(self.center[o.index], self.size, strict=True)
@@ -71,7 +71,7 @@ class View:
         return groups
 
     def only_clear(self, group: Sequence[SceneObject]) -> SceneObject | None:
-        """The group's single member where it is well visible."""
+        """Return the group's single member if it is well visible."""
         return group[0] if len(group) == 1 and self.is_clear(group[0]) else None
 
     def anchor_names(self, rng: np.random.Generator) -> list[tuple[SceneObject, str]]:

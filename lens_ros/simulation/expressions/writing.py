@@ -110,7 +110,7 @@ def _observe(o: SceneObject, view: View, measure: Measure | None) -> str:
 
 
 def _request(phrase: str, rng: np.random.Generator, *, plural: bool = False) -> str:
-    """The noun phrase alone or in a request."""
+    """Return the noun phrase alone or in a request."""
     draw = rng.random()
     if draw < 0.25:
         return phrase
@@ -132,7 +132,7 @@ def with_article(noun: str, rng: np.random.Generator) -> str:
 
 
 def spoken_noun(category: str, rng: np.random.Generator) -> str:
-    """The category's name, now and then another word for it."""
+    """Return the category's name, sometimes another word for it."""
     if category in phrases.SYNONYMS and rng.random() < 0.1:
         return choice(phrases.SYNONYMS[category], rng)
     return category
@@ -172,7 +172,7 @@ def all_reason(count: int) -> str:
 
 
 def all_serving(affordance: phrases.Affordance, rng: np.random.Generator) -> str:
-    """The affordance's phrase, for all that serve it; "" where it has none that can be turned so."""
+    """Return the affordance's phrase, for all that serve it; "" if it has none of that form."""
     turned = [
         phrase.replace(one, every, 1)
         for phrase in affordance.phrases
