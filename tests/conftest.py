@@ -65,7 +65,8 @@ def opengl() -> None:
 @pytest.fixture(scope="session")
 def demo_image() -> np.ndarray:
     """Return the first image of the demo recording, ``(480, 640, 3)`` uint8 RGB; tests must not change it."""
-    from lens_ros.recordings import Recording, choose
+    from lens_ros.recording_topics import choose
+    from lens_ros.recordings import Recording
 
     with Recording(Path(__file__).parents[1] / "demo" / "tabletop") as bag:
         data = next(bag.messages([choose(bag.topics).color])).content.data

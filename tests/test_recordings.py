@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
-from lens_ros.recordings import (
+from lens_ros.recording_topics import (
     COLOR_PIXELS,
     COMPRESSED,
     DEPTH_PIXELS,
@@ -23,14 +23,13 @@ from lens_ros.recordings import (
     IMAGE,
     SHOWN,
     Kind,
-    Recording,
     RecordingError,
     Topic,
     choose,
-    find_recording,
     kind_of,
     objection_to_color,
 )
+from lens_ros.recordings import Recording, find_recording
 
 INFO = "sensor_msgs/msg/CameraInfo"
 THEORA = "theora_image_transport/msg/Packet"

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from lens_ros.inputs import ImageError, InstructionError, as_rgb, check_instruction
-from lens_ros.recordings import Recording, choose
+from lens_ros.recording_topics import choose
+from lens_ros.recordings import Recording
 from lens_ros.resources import find_demo
 
 LIST = "instructions.jsonl"

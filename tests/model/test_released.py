@@ -23,7 +23,8 @@ from lens_ros.model.checkpoint import load_model, save_model
 from lens_ros.model.config import LensConfig
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.network import LensModel
-from lens_ros.model.released import load_released, map_released, released_config
+from lens_ros.model.released import load_released, released_config
+from lens_ros.model.released_names import map_released
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "parity"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     "lens_ros",
     "choices", "codes", "channels", "tones", "interrupts", "whole", "resources", "system", "geometry",
-    "recordings",
+    "recording_topics", "recordings",
     "evaluation", "simulation",
     "inputs",
     "model",

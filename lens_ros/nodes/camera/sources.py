@@ -12,7 +12,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lens_ros.inputs import ImageError, PathError, expand_path, printable, read_picture
-from lens_ros.recordings import METADATA, SUFFIXES, Recording, RecordingError, Topic, choose, find_recording
+from lens_ros.recording_topics import RecordingError, Topic, choose
+from lens_ros.recordings import METADATA, SUFFIXES, Recording, find_recording
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEFAULT_FRAME_ID = "camera_color_optical_frame"
