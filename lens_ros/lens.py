@@ -44,47 +44,11 @@ from lens_ros.model.network import LensModel, Thought, View
 from lens_ros.model.plain import plain_words
 from lens_ros.model.quantized import place
 from lens_ros.model.score_calibration import Certainty, certainty_of
+from lens_ros.segmentation import Segmentation
 
 
 class Cancelled(Exception):
     """Segmentation was stopped by the caller's ``cancelled()``."""
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The answer to one instruction on one image.
-
-    Attributes:
-        mask: ``(H, W)`` bool, union of the accepted instances.
-        reasoning: the chain of thought.
-        answer: all that the reasoner wrote, verbatim.
-        well_formed: the answer had the form that it was asked to have.
-        reason: ``""``, or why there is no accepted instance.
-        preprocess_ms, reason_ms, decode_ms: durations in milliseconds; instructions that were answered
-            together share them.
-        tokens: how many the reasoner wrote.
-        unchecked_mask: ``(H, W)`` bool, what the segmenter made of the context prompt, boxes or no boxes:
-            what the paper's tables count, not for acting upon. None where boxes are the prompt.
-        reasoned: the masks are from reasoning about this very image; false where they were carried to it
-            from an earlier one (:mod:`lens_ros.tracking.tracker`).
-        score_threshold: least score of an accepted instance, as it was applied.
-    """
-
-    instruction: str
-    instances: tuple[Instance, ...]
-    mask: np.ndarray
-    reasoning: str
-    answer: str
-    well_formed: bool
-    reason: str
-    preprocess_ms: float
-    reason_ms: float
-    decode_ms: float
-    tokens: int
-    model: str
-    unchecked_mask: np.ndarray | None = None
-    reasoned: bool = True
-    score_threshold: float = 0.0
 
 
 @dataclass(frozen=True)

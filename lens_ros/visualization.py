@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from lens_ros.channels import contiguous
-from lens_ros.lens import Segmentation
+from lens_ros.segmentation import Segmentation
 
 _ACCEPTED = (40, 220, 90)  # RGB
 _REJECTED = (230, 60, 50)

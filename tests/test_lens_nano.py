@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lens_ros.evaluation.metrics import summarize, summarize_nothing
-from lens_ros.lens import Lens, Segmentation
+from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import find_model
+from lens_ros.segmentation import Segmentation
 from training.config import ReinforceConfig, SuperviseConfig, load_config, plain
 from training.data.questions import tabletop_questions
 from training.evaluate import ask, evaluate

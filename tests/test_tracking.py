@@ -11,7 +11,8 @@ import torch
 
 from lens_ros.evaluation.tracking import Step, step_of
 from lens_ros.instances import Instance, box_of, union
-from lens_ros.lens import Lens, Segmentation
+from lens_ros.lens import Lens
+from lens_ros.segmentation import Segmentation
 from lens_ros.simulation.motion import Motion, moments, moving_frames
 from lens_ros.simulation.renderer import TabletopSimulator
 from lens_ros.simulation.scene import Frame

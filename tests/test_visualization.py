@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lens_ros.lens import Instance, Segmentation
+from lens_ros.lens import Instance
+from lens_ros.segmentation import Segmentation
 from lens_ros.visualization import Tile, contact_sheet, overlay
 
 

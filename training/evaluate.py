@@ -34,10 +34,11 @@ from lens_ros.choices import SCHEMES
 from lens_ros.evaluation.metrics import Score, overlap, summarize, summarize_by_kind, summarize_nothing
 from lens_ros.evaluation.report import Example, html_report, jpeg
 from lens_ros.instances import box_iou
-from lens_ros.lens import Lens, Segmentation
+from lens_ros.lens import Lens
 from lens_ros.model.answer_parsing import parse_answer
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
+from lens_ros.segmentation import Segmentation
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.visualization import Tile, contact_sheet
 from training.data.questions import SPLITS, Question, tabletop_questions

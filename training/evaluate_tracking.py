@@ -32,9 +32,10 @@ from tqdm import tqdm
 
 from lens_ros.evaluation.metrics import mask_iou
 from lens_ros.evaluation.tracking import Step, step_of, summarize_tracking
-from lens_ros.lens import Lens, SeenImage, Segmentation
+from lens_ros.lens import Lens, SeenImage
 from lens_ros.model.checkpoint import find_model
 from lens_ros.model.errors import CheckpointError
+from lens_ros.segmentation import Segmentation
 from lens_ros.simulation.motion import MOTIONS, RATE
 from lens_ros.simulation.renderer import SimulatorUnavailable
 from lens_ros.simulation.scene import Frame

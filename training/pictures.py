@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from lens_ros.evaluation.metrics import Score
-from lens_ros.lens import Segmentation
+from lens_ros.segmentation import Segmentation
 from lens_ros.visualization import Tile, overlay
 from training.data.questions import Question
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from lens_ros.lens import Instance, Segmentation
+from lens_ros.lens import Instance
+from lens_ros.segmentation import Segmentation
 
 TOKENS = 20
 OBJECTS = 3

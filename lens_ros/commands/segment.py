@@ -13,7 +13,7 @@ from lens_ros.model.errors import CheckpointError
 from lens_ros.system.memory import importing
 
 if TYPE_CHECKING:
-    from lens_ros.lens import Segmentation
+    from lens_ros.segmentation import Segmentation
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from lens_ros.choices import Scheme
 from lens_ros.deployment.comparison_set import CalibrationQuestion
 from lens_ros.evaluation.metrics import mask_iou
 from lens_ros.inputs import check_device
-from lens_ros.lens import Lens, Segmentation
+from lens_ros.lens import Lens
 from lens_ros.model.checkpoint import (
     WEIGHTS,
     empty_model,
@@ -46,6 +46,7 @@ from lens_ros.model.quantized import (
     place,
     quantized_file,
 )
+from lens_ros.segmentation import Segmentation
 from lens_ros.whole import whole_file
 
 Progress = Callable[[Iterable, str, int], Iterable]  # items, what is done, how many

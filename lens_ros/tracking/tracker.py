@@ -20,7 +20,8 @@ from PIL import Image
 
 from lens_ros.codes import Code, Coded
 from lens_ros.instances import Instance, all_rejected, box_iou, box_of, union
-from lens_ros.lens import Lens, SeenImage, Segmentation
+from lens_ros.lens import Lens, SeenImage
+from lens_ros.segmentation import Segmentation
 from lens_ros.tracking.colors import color_histogram, color_peak
 from lens_ros.tracking.rules import Checks, Observation, ReasonAgain, why_lost
 

@@ -23,13 +23,14 @@ from transformers import PreTrainedTokenizerFast
 
 from lens_ros.evaluation.metrics import mask_iou
 from lens_ros.instances import Instance, box_of
-from lens_ros.lens import Lens, Segmentation
+from lens_ros.lens import Lens
 from lens_ros.model import sam as module
 from lens_ros.model.config import ImageConfig
 from lens_ros.model.errors import CheckpointError
 from lens_ros.model.images import segmenter_boxes, segmenter_inputs, segmenter_picture, upsample
 from lens_ros.model.network import LensModel
 from lens_ros.model.sam import SamSegmenter, SamSizes, read_sam, sam_sizes
+from lens_ros.segmentation import Segmentation
 from lens_ros.tracking.tracker import Checks, Tracker
 
 SMALL = SamSizes(32, 2, 2, global_attention=(1,), image_size=256, prompt_width=32)

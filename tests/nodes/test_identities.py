@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from lens_ros.instances import Instance, union
-from lens_ros.lens import Segmentation
 from lens_ros.nodes.perception import object_ids
 from lens_ros.nodes.perception.inference import limited
 from lens_ros.nodes.perception.object_ids import ObjectIds
+from lens_ros.segmentation import Segmentation
 
 
 def thing(x: float, *, score: float = 0.9, rejected: str = "") -> Instance:

@@ -16,6 +16,7 @@ LAYERS = (
     "inputs",
     "model",
     "engine", "instances",
+    "segmentation",
     "lens",
     "tracking", "visualization",
     "deployment",

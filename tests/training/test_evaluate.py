@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lens_ros.lens import Instance, Lens, Segmentation
+from lens_ros.lens import Instance, Lens
 from lens_ros.model.checkpoint import save_model
+from lens_ros.segmentation import Segmentation
 from lens_ros.simulation.catalog import HELD_OUT_PAIRS
 from lens_ros.simulation.expressions import SINGLE_KINDS, UNSEEN_KINDS, Expression
 from lens_ros.simulation.scene import Frame, SceneObject

@@ -31,7 +31,7 @@ from lens_ros.ros.texts import shortened
 from lens_ros.system.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from lens_ros.lens import Segmentation
+    from lens_ros.segmentation import Segmentation
 
 DELIVERY_S = 1.0  # longest wait for a subscriber, which may have been killed
 DELIVERY_POLL_S = 0.01

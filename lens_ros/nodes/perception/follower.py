@@ -17,7 +17,7 @@ from lens_ros.nodes.perception.tasks import Target
 from lens_ros.system.memory import enough_memory
 
 if TYPE_CHECKING:
-    from lens_ros.lens import Segmentation
+    from lens_ros.segmentation import Segmentation
     from lens_ros.tracking.tracker import Carried, ReasonAgain
 
 ADVICE = "Follow fewer targets (parameters max_targets, tracking), send smaller images, or end other programs"

@@ -15,7 +15,8 @@ from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.system.memory import enough_memory, is_out_of_memory
 
 if TYPE_CHECKING:
-    from lens_ros.lens import Lens, Segmentation
+    from lens_ros.lens import Lens
+    from lens_ros.segmentation import Segmentation
 
 _THINK = {"auto": None, "always": True, "never": False}
 

@@ -30,7 +30,7 @@ except ImportError:  # an optional package
 
 if TYPE_CHECKING:
     from lens_ros.instances import Instance
-    from lens_ros.lens import Segmentation
+    from lens_ros.segmentation import Segmentation
 
 
 @dataclass(frozen=True)

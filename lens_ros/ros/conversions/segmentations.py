@@ -15,7 +15,7 @@ from lens_ros.msg import Segmentation as SegmentationMessage
 from lens_ros.ros.conversions.masks import encode_mask
 
 if TYPE_CHECKING:
-    from lens_ros.lens import Segmentation
+    from lens_ros.segmentation import Segmentation
 
 
 def segmentation_to_message(
