@@ -83,8 +83,11 @@ class Lens:
         engines: Engines | None = None,
         folder: Path | None = None,
     ) -> None:
-        """``engines``: what runs the two halves of ``model.segmenter``, where that was asked; ``folder``:
-        where the model lies."""
+        """Wrap a model and its tokenizer.
+
+        ``engines``: what runs the two halves of ``model.segmenter``, if engines were requested; ``folder``:
+        where the model lies.
+        """
         self.model = model
         self.engines = engines
         self.folder = folder
@@ -106,22 +109,26 @@ class Lens:
         precision: Precision | None = None,
         engine_cache: Path | None = None,
     ) -> Lens:
-        """Loads a model by name (``"lens-nano"`` comes with the package) or from a folder.
+        """Load a model by name (``"lens-nano"`` ships with the package) or from a folder.
 
         Args:
-            quantization: of the language model, ``"int8"`` or ``"int4"``, from a file beside the weights that
+            name_or_path: name or folder.
+            device: as torch names it.
+            dtype: of everything that is not quantized.
+            quantization: of the language model, ``"int8"`` or ``"int4"``, from a file next to the weights
+            that
                 ``lens quantize`` makes.
-            decoding: how answers are written, see :data:`~lens_ros.choices.Decoding`.
+            decoding: how answers are generated, see :data:`~lens_ros.choices.Decoding`.
             protocol: how images are resized, if not as the model's configuration says
                 (:class:`~lens_ros.model.config.ImageConfig`).
             backend: what runs the segmenter: ``"auto"`` takes the fastest whose engines are ready
                 (:func:`~lens_ros.engine.backends.open_engines`; ``lens build-engine`` makes them) and torch
-                where none are; a named one that cannot serve is replaced by torch, with a warning.
+                if none are; a named one that cannot serve is replaced by torch, with a warning.
             precision: of the engines; None takes what passed the self-check.
-            engine_cache: folder of the engines; None for the user's.
+            engine_cache: folder of the engines; None takes the user's.
 
         Raises:
-            CheckpointError: the folder is absent, incomplete or damaged, or holds no such quantised weights.
+            CheckpointError: there is no such model, or it is unusable.
             DeviceError: there is no such device.
         """
         check_device(device)
@@ -152,13 +159,18 @@ class Lens:
         self.engines = engines
 
     def look(self, image: np.ndarray | Image.Image | str | Path) -> SeenImage:
-        """Takes in an image, so that several instructions on it share the work that it costs.
+        """Encode an image, so that several instructions on it share that work.
 
         Args:
             image: ``(H, W, 3)`` uint8 RGB, a PIL image, or the path of a picture.
 
         Raises:
             ImageError: unusable input.
+
+        Example:
+            >>> seen = lens.look(picture)
+            >>> [lens.segment(seen, text).mask.any() for text in ("the red bottle", "the laptop")]
+            [True, False]
         """
         rgb = as_rgb(image)
         started = time.perf_counter()
@@ -187,23 +199,29 @@ class Lens:
         max_new_tokens: int = 256,
         score_threshold: float | None = None,
     ) -> Segmentation:
-        """Finds what ``instruction`` names.
+        """Find what ``instruction`` names.
 
         Args:
-            image: ``(H, W, 3)`` uint8 RGB, a PIL image, the path of a picture, or what :meth:`look` gave.
+            image: ``(H, W, 3)`` uint8 RGB, a PIL image, the path of a picture, or the result of :meth:`look`.
             instruction: 1 to 1000 characters.
-            think: whether to reason in words before the boxes; None for the model's own way. False is
-                faster.
+            think: whether to reason in words before the boxes; None for the model's own way. False is faster.
+            sampling: how tokens are drawn.
             on_text: called after each token with the reasoning so far, on the calling thread.
             cancelled: asked before each token; true stops within one token.
+            max_new_tokens: most tokens of an answer.
             score_threshold: 0..1, least score of an instance that may be acted upon; None for the model's own
-                (:class:`~lens_ros.model.score_calibration.Calibration`; 0 where it has none). 0 accepts
-                whatever its score.
+                (:class:`~lens_ros.model.score_calibration.Calibration`; 0 if it has none). 0 accepts whatever
+                its score.
 
         Raises:
             ImageError, InstructionError: unusable input.
             ValueError: ``score_threshold`` is not 0..1.
             Cancelled: ``cancelled()`` was true.
+
+        Example:
+            >>> answer = lens.segment(picture, "the red bottle")
+            >>> [instance.label for instance in answer.instances], answer.mask.shape
+            (['red bottle'], (480, 640))
         """
         return self.segment_all(
             image,
@@ -230,10 +248,11 @@ class Lens:
         max_new_tokens: int = 256,
         score_threshold: float | None = None,
     ) -> list[Segmentation]:
-        """Follows several instructions on one image together: it is encoded once, the answers are written as
-        one batch. Arguments as for :meth:`segment`; ``on_text`` is also told which instruction it is;
-        ``on_decode`` is called when all is written, before it becomes masks, where ``cancelled`` is asked
-        for the last time.
+        """Follow several instructions on one image together.
+
+        The image is encoded once, the answers are generated as one batch. Arguments are as for
+        :meth:`segment`; ``on_text`` also gets the instruction's index. ``on_decode`` is called when all is
+        generated, before it becomes masks; ``cancelled`` is asked there for the last time.
 
         Raises:
             ImageError, InstructionError: unusable input; nothing was done.
@@ -395,11 +414,12 @@ class Lens:
         boxes: Sequence[tuple[float, float, float, float]],
         masks: Sequence[np.ndarray] | None = None,
     ) -> tuple[np.ndarray, list[float]]:
-        """The segmenter alone, without any instruction: one mask per box.
+        """Run the segmenter alone, without any instruction: one mask per box.
 
         Args:
+            seen: the image.
             boxes: ``x1, y1, x2, y2`` in pixels of the image.
-            masks: ``(H, W)`` bool, a mask prompt beside each box.
+            masks: ``(H, W)`` bool, a mask prompt for each box.
 
         Returns:
             masks ``(N, H, W)`` bool, and the IoU that the segmenter expects of each, 0..1.
@@ -418,12 +438,12 @@ class Lens:
         return self._masks(logits[0], seen.size), scores[0].tolist()
 
     def certainty(self, thought: Thought) -> Certainty:
-        """How sure the reasoner was of an answer."""
+        """Return how sure the reasoner was of an answer."""
         tokens = self.tokenizer.convert_ids_to_tokens(thought.token_ids)
         return certainty_of([token or "" for token in tokens], thought.log_probs)  # ids may have no token
 
     def _masks(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-        """``(N, s, s)`` logits to ``(N, H, W)`` bool."""
+        """Convert ``(N, s, s)`` logits to ``(N, H, W)`` bool."""
         masks = (upsample(logits, size, self.model.config.image) > 0).cpu().numpy()
         return np.stack([without_specks(mask, self.model.config.speck_share) for mask in masks])
 
@@ -438,5 +458,5 @@ class Lens:
 
 
 def tidy_reasoning(text: str) -> str:
-    """The chain of thought in a possibly unfinished answer."""
+    """Return the chain of thought in a possibly unfinished answer."""
     return tidy(text.split("</think>")[0]) if "<think>" in text else ""

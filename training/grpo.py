@@ -1,8 +1,11 @@
-"""Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300) on plain tensors.
+"""Compute group-relative policy optimization (DeepSeekMath, arXiv 2402.03300) on plain tensors.
 
-Loss and metrics are those of TRL's ``GRPOTrainer`` (1.16), to which the tests hold them; LENS was trained by
-it. N completions are the members of N / G groups, one group after another. T is the longest completion;
-shorter ones are padded on the right, and no value at a padded position counts.
+Loss and metrics are those of TRL's ``GRPOTrainer`` (1.16), which LENS was trained with; the tests compare
+them.
+
+Shape suffixes: N completions, the members of N / G groups, one group after another; G completions of a
+prompt; T tokens of the longest completion. Shorter ones are padded on the right, and no value at a padded
+position counts.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ Metrics = dict[str, torch.Tensor]  # scalars without gradient, on the device: re
 
 
 def completion_mask(tokens: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
-    """``(N, T)`` bool: the tokens up to the first of ``ends``, which is included: to stop is an action too.
+    """Return ``(N, T)`` bool: the tokens up to the first of ``ends``, included: to stop is an action too.
 
     Args:
         tokens: ``(N, T)`` int64, as sampled.
@@ -27,13 +30,15 @@ def completion_mask(tokens: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
 
 
 def group_advantages(rewards: torch.Tensor, group: int, *, scale: bool = True) -> torch.Tensor:
-    """How much better a completion is than its group: ``(reward - mean) / (standard deviation + 1e-4)``.
+    """Return how much better each completion is than its group.
+
+    It is ``(reward - mean) / (standard deviation + 1e-4)``.
 
     Args:
         rewards: ``(N,)``.
         group: completions per prompt, G.
-        scale: False leaves the division out (Dr. GRPO): prompts whose completions hardly differ then weigh
-            as little as they differ.
+        scale: False leaves the division out (Dr. GRPO): prompts whose completions hardly differ then weigh as
+            little as they differ.
 
     Returns:
         ``(N,)`` float32, without gradient.
@@ -49,8 +54,11 @@ def group_advantages(rewards: torch.Tensor, group: int, *, scale: bool = True) -
 
 
 def k3_kl(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Schulman's estimate k3 of KL(policy || reference) from one sample per position: unbiased, never
-    negative, 0 where both agree. Shapes ``(N, T)``, the log-probabilities of the sampled tokens."""
+    """Return Schulman's estimate k3 of KL(policy || reference) from one sample per position.
+
+    It is unbiased, never negative, and 0 where both agree. Shapes ``(N, T)``, the log-probabilities of the
+    sampled tokens.
+    """
     difference = reference - log_probs
     return difference.exp() - difference - 1
 
@@ -122,13 +130,17 @@ def grpo_loss(
 
 
 def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of ``values`` ``(N, T)`` where ``mask``, over all completions at once; scalar without gradient. Of
-    the policy's entropies it is the metric ``entropy``."""
+    """Return the mean of ``values`` ``(N, T)`` where ``mask``, over all completions at once.
+
+    A scalar without gradient. Of the policy's entropies it is the metric ``entropy``.
+    """
     return _filled(values.detach(), mask).sum() / mask.sum().clamp_min(1)
 
 
 def completion_metrics(tokens: torch.Tensor, ends: Sequence[int]) -> Metrics:
-    """``completions/`` lengths, and ``completions/clipped_ratio``, the share of those that never ended.
+    """Return ``completions/`` lengths and the share of completions that never ended.
+
+    The latter is ``completions/clipped_ratio``.
 
     Args:
         tokens, ends: as in :func:`completion_mask`.
@@ -146,12 +158,15 @@ def completion_metrics(tokens: torch.Tensor, ends: Sequence[int]) -> Metrics:
 
 
 def reward_metrics(rewards: Mapping[str, torch.Tensor], total: torch.Tensor, group: int) -> Metrics:
-    """``rewards/NAME/mean`` and ``/std`` of each reward, ``reward`` and ``reward_std`` of the weighted total
-    over all completions, and ``frac_reward_zero_std``, the share of groups that teach nothing.
+    """Return metrics of the rewards of all completions.
+
+    ``rewards/NAME/mean`` and ``/std`` of each reward, ``reward`` and ``reward_std`` of the weighted total,
+    and ``frac_reward_zero_std``, the share of groups that teach nothing.
 
     Args:
         rewards: by name, each ``(N,)`` and without its weight.
         total: ``(N,)``.
+        group: completions per prompt, G.
 
     Raises:
         ValueError: as :func:`group_advantages`.
@@ -179,5 +194,5 @@ def _grouped(rewards: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def _filled(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """float32 with 0 outside of the mask, where a product would keep NaN and infinities."""
+    """Return float32 with 0 outside of the mask, where a product would keep NaN and infinities."""
     return values.float().masked_fill(~mask, 0.0)

@@ -1,8 +1,11 @@
-"""The policy of reinforcement: one forward gives the log-probabilities of completions AND their masks.
+"""Compute log-probabilities of completions AND their masks in one forward pass.
 
-Everything that a prompt's G completions have in common is computed once: both image encodings, and the
-language model over the prompt, whose keys and values carry gradients into all G continuations. The language
-head sees completion positions only. The numbers are those of G full copies, loss and gradients alike.
+Everything that a prompt's G completions share is computed once: both image encodings, and the language model
+over the prompt, whose keys and values carry gradients into all G continuations. The language head sees
+completion positions only. The numbers, loss and gradients are those of G full copies.
+
+Shape suffixes of local variables: B images with a prompt each, G completions of a prompt, N = B * G, T tokens
+of a completion, Q context queries, L = T + Q, H hidden size, C width of a prompt for the segmenter.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ class Completions:
         return self.completion_ids.shape[1]
 
     def rows(self, indices: torch.Tensor) -> Completions:
-        """Some of the images with their prompts and completions, without columns that are padding in all."""
+        """Return some of the images with prompts and completions, without columns that are only padding."""
         taken = {name: tensor[indices] for name, tensor in vars(self).items()}
         longest = int(taken["completion_mask"].sum(-1).max())
         for name in ("completion_ids", "completion_mask"):
@@ -84,16 +87,16 @@ class Completions:
 
 
 class Judged(NamedTuple):
-    """What the policy says of :class:`Completions`; float32 but for ``masks`` and ``iou``, which have the
-    decoder's dtype.
+    """What the policy computes of :class:`Completions`.
+
+    Tensors are float32; ``masks`` and ``iou`` have the decoder's dtype.
 
     Attributes:
         log_probs: ``(B, G, T)``, of each completion token given all before it, at temperature 1; 0 at
-            padding.
-        entropy: ``(B, G, T)``, in nats, of the distribution that each token was drawn from; without
+        padding. entropy: ``(B, G, T)``, in nats, of the distribution that each token was drawn from; without
             gradient; 0 at padding.
-        masks: ``(B, G, s/4, s/4)`` logits, None where no masks were asked for; likewise
-        iou: ``(B, G)``, the mask's predicted IoU.
+        masks: ``(B, G, s/4, s/4)`` logits; None if no masks were requested.
+        iou: ``(B, G)``, the mask's predicted IoU; None likewise.
     """
 
     log_probs: torch.Tensor
@@ -121,7 +124,7 @@ class Policy(nn.Module):
     """
 
     def __init__(self, model: LensModel) -> None:
-        """Freezes what ``forward`` cannot reach; whatever else is to stay as it is, the caller freezes.
+        """Freeze what ``forward`` cannot reach; the caller freezes whatever else is to stay.
 
         Raises:
             ValueError: the model has no context module, so that its masks would not be differentiable.
@@ -134,15 +137,16 @@ class Policy(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, completions: Completions, with_masks: bool = True) -> Judged:
-        """Reads the completions.
+        """Evaluate the completions.
 
         Args:
+            completions: images, prompts and completions.
             with_masks: False leaves out context queries and segmenter. For the reference policy, a frozen
                 copy or :func:`without_adapters`, under ``torch.no_grad()``.
 
         Raises:
             ValueError: image tokens and images do not match, or gradient checkpointing is on in the language
-                model.
+            model.
         """
         model, group = self.model, completions.group
         if self.training and any(layer.gradient_checkpointing for layer in model.language_model.layers):
@@ -150,31 +154,36 @@ class Policy(nn.Module):
                 "gradient checkpointing switches off the language model's cache, which completions share "
                 "their prompt through; enable it on model.reasoner.model.visual alone"
             )
-        reading, last = self.read_prompts(
+        reading, last_BH = self.read_prompts(
             completions.reasoner_images, completions.prompt_ids, completions.prompt_mask
         )
-        ids, mask = completions.completion_ids.flatten(0, 1), completions.completion_mask.flatten(0, 1)
-        length = ids.shape[1]
-        embedded = model.language_model.embed_tokens(ids)
+        ids_NT, mask_NL = completions.completion_ids.flatten(0, 1), completions.completion_mask.flatten(0, 1)
+        length = ids_NT.shape[1]
+        embedded_NLH = model.language_model.embed_tokens(ids_NT)
         if with_masks:
-            asked = model.context_module().learnable_query.to(embedded.dtype).expand(len(ids), -1, -1)
-            embedded = torch.cat([embedded, asked], dim=1)
-            mask = torch.cat([mask, mask.new_ones(asked.shape[:2])], dim=1)
-        hidden = reading.fork(group).read(embedded, mask)
+            queries = model.context_module().learnable_query.to(embedded_NLH.dtype)
+            queries_NQH = queries.expand(len(ids_NT), -1, -1)
+            embedded_NLH = torch.cat([embedded_NLH, queries_NQH], dim=1)
+            mask_NL = torch.cat([mask_NL, mask_NL.new_ones(queries_NQH.shape[:2])], dim=1)
+        hidden_NLH = reading.fork(group).read(embedded_NLH, mask_NL)
         # What precedes a completion's first token is its prompt's last one.
-        before = torch.cat([last.repeat_interleave(group, dim=0)[:, None], hidden[:, : length - 1]], dim=1)
-        log_probs, entropy = self._probabilities(before, completions)
+        first_N1H = last_BH.repeat_interleave(group, dim=0)[:, None]
+        before_NTH = torch.cat([first_N1H, hidden_NLH[:, : length - 1]], dim=1)
+        log_probs, entropy = self._probabilities(before_NTH, completions)
         if not with_masks:
             return Judged(log_probs, entropy, None, None)
-        prompts = model.context_module()(hidden[:, length:]).view(len(completions.prompt_ids), group, -1)
-        masks, iou = model.decode(model.encode_image(completions.segmenter_images), prompts)
+        prompts_NC = model.context_module()(hidden_NLH[:, length:])
+        prompts_BGC = prompts_NC.view(len(completions.prompt_ids), group, -1)
+        masks, iou = model.decode(model.encode_image(completions.segmenter_images), prompts_BGC)
         return Judged(log_probs, entropy, masks, iou)
 
     def read_prompts(
         self, images: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
     ) -> tuple[Reading, torch.Tensor]:
-        """The prompts in the cache, B rows, and the final hidden state ``(B, H)`` of their last tokens.
-        Arguments as in :class:`Completions`."""
+        """Return the prompts in the cache, B rows, and the hidden states ``(B, H)`` of their last tokens.
+
+        Arguments as in :class:`Completions`.
+        """
         model = self.model
         positions = None  # counted
         if model.config.query_positions == "mrope":
@@ -186,12 +195,14 @@ class Policy(nn.Module):
         return reading, reading.read(embedded, mask, positions)[:, -1]
 
     def _probabilities(
-        self, before: torch.Tensor, completions: Completions
+        self, before_NTH: torch.Tensor, completions: Completions
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies ``(B, G, T)``, from the final hidden states ``(B * G, T, H)`` of
-        the tokens before."""
+        """Return log-probabilities and entropies ``(B, G, T)``.
+
+        ``before_NTH`` holds the final hidden states of the tokens before.
+        """
         spoken = completions.completion_mask.bool()
-        logits = self.model.reasoner.lm_head(before[spoken.flatten(0, 1)]).float()
+        logits = self.model.reasoner.lm_head(before_NTH[spoken.flatten(0, 1)]).float()
         total = logits.logsumexp(-1)
         chosen = logits.gather(1, completions.completion_ids[spoken][:, None])[:, 0] - total
         with torch.no_grad():
@@ -202,8 +213,11 @@ class Policy(nn.Module):
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """Switches LoRA off (peft, injected into the layers): the policy is the one that training began with, as
-    far as nothing but adapters was trained in the reasoner."""
+    """Switch LoRA off (peft, injected into the layers).
+
+    The policy is then the one that training began with, provided that only adapters were trained in the
+    reasoner.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer  # optional
 
     layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]

@@ -1,4 +1,8 @@
-"""LensModel: reasoner, context module and segmenter, composed."""
+"""Compose reasoner, context module and segmenter.
+
+Shape suffixes of local variables: B batch, L tokens, H hidden size, V vocabulary, Q context queries, D width
+of the vision tower, N prompts, C width of a prompt, S side of the segmenter's picture.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,11 @@ from lens_ros.model.static_decoding import StaticDecoders
 
 @dataclass(frozen=True)
 class Thought:
-    """What one act of reasoning leaves behind: the answer's token ids, without the one that ended it, and
-    the prompt for the segmenter ``(1, C)``, None where the model has no context module. ``log_probs`` are of
-    all tokens, the one that ended it included."""
+    """Result of one reasoning pass.
+
+    ``token_ids`` of the answer, without the one that ended it; ``prompt`` for the segmenter ``(1, C)``, None
+    if the model has no context module; ``log_probs`` of all tokens, the one that ended it included.
+    """
 
     token_ids: list[int]
     prompt: torch.Tensor | None
@@ -64,7 +70,7 @@ class LensModel(nn.Module):
         return self.reasoner.model.language_model
 
     def context_module(self) -> ContextModule:
-        """``context``.
+        """Return ``context``.
 
         Raises:
             ValueError: the model has none.
@@ -74,10 +80,11 @@ class LensModel(nn.Module):
         return self.context
 
     def see(self, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The reasoner's vision tower on ``(B, h, w, 3)`` uint8.
+        """Run the reasoner's vision tower on ``(B, h, w, 3)`` uint8.
 
-        Returns patch features ``(B, N, D)`` (merge order; the tower's window order where it has windows) and
-        visual tokens ``(B, N/4, H)`` (row-major).
+        Returns:
+            patch features ``(B, N, D)`` (merge order; the tower's window order if it has windows) and visual
+            tokens ``(B, N/4, H)`` (row-major).
         """
         pixel_values, grid = reasoner_inputs(rgb, self.config.image)
         visual = self.reasoner.model.visual
@@ -89,34 +96,37 @@ class LensModel(nn.Module):
         )
 
     def embed(self, input_ids: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-        """Token ids ``(B, L)`` to embeddings ``(B, L, H)``, image placeholders replaced, in order, by the
-        visual tokens ``(n, H)``.
+        """Embed token ids ``(B, L)`` as ``(B, L, H)``.
+
+        Image placeholders are replaced, in order, by the visual tokens ``(n, H)``.
 
         Raises:
             ValueError: there are not ``n`` placeholders.
         """
-        embedded = self.language_model.embed_tokens(input_ids)
-        placeholders = input_ids == self.reasoner.config.image_token_id
-        if int(placeholders.sum()) != len(visual):
+        embedded_BLH = self.language_model.embed_tokens(input_ids)
+        placeholders_BL = input_ids == self.reasoner.config.image_token_id
+        if int(placeholders_BL.sum()) != len(visual):
             raise ValueError(
-                f"the prompts hold {int(placeholders.sum())} image tokens, the images have {len(visual)}"
+                f"the prompts hold {int(placeholders_BL.sum())} image tokens, the images have {len(visual)}"
             )
-        return embedded.masked_scatter(placeholders[..., None], visual.to(embedded.dtype))
+        return embedded_BLH.masked_scatter(placeholders_BL[..., None], visual.to(embedded_BLH.dtype))
 
     def encode_image(self, rgb: torch.Tensor) -> ImageFeatures:
-        """The segmenter's image encoder on ``(B, h, w, 3)`` uint8."""
+        """Run the segmenter's image encoder on ``(B, h, w, 3)`` uint8."""
         return self.segmenter.encode(segmenter_inputs(rgb, self.config.image).to(self.dtype))
 
     def decode(
         self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts ``(B, N, C)``, each with a mask prompt ``(B, N, S/4, S/4)`` (logits) where ``previous`` is
-        given, to logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``."""
+        """Decode prompts ``(B, N, C)`` to logits ``(B, N, S/4, S/4)`` and predicted IoU ``(B, N)``.
+
+        ``previous`` adds a mask prompt to each, ``(B, N, S/4, S/4)`` logits.
+        """
         return self.segmenter.decode(features, prompts.unsqueeze(2), previous)
 
     @torch.inference_mode()
     def look(self, reasoner_rgb: torch.Tensor, segmenter_rgb: torch.Tensor, prefix_ids: torch.Tensor) -> View:
-        """Takes in one image.
+        """Return a view of one image, whose parts are computed when they are first needed.
 
         Args:
             reasoner_rgb, segmenter_rgb: ``(1, h, w, 3)`` uint8, as
@@ -146,7 +156,7 @@ class LensModel(nn.Module):
         cancelled: Callable[[], bool] | None = None,
         decoding: Decoding = "dynamic",
     ) -> list[Thought]:
-        """Answers questions about one image, as one batch, and reads the answers with the context queries.
+        """Answer questions about one image, as one batch, and read the answers with the context queries.
 
         Generation extends the cache of the image's prefix. With ``query_positions = "mrope"`` the queries
         simply extend it further; with ``"sequential"`` question, answer and queries extend a second cache of
@@ -154,6 +164,7 @@ class LensModel(nn.Module):
         vision tower, the image's tokens or the language head.
 
         Args:
+            view: the image.
             questions: ``(L,)`` int64 each, what follows ``prefix_ids`` up to where the answer begins.
             decoding: see :data:`~lens_ros.choices.Decoding`.
 
@@ -163,10 +174,10 @@ class LensModel(nn.Module):
             GenerationCancelled: ``cancelled()`` was true.
         """
         table = self.language_model.embed_tokens
-        ids, mask = pad_left(questions, pad_token)
+        ids_BL, mask_BL = pad_left(questions, pad_token)
         reading = view.reading("mrope").fork(len(questions))
-        hidden = reading.read(table(ids), mask)
-        logits = self.reasoner.lm_head(hidden[:, -1])
+        hidden_BLH = reading.read(table(ids_BL), mask_BL)
+        logits_BV = self.reasoner.lm_head(hidden_BLH[:, -1])
         settings: dict[str, Any] = {
             "embed": table,
             "head": self.reasoner.lm_head,
@@ -178,21 +189,22 @@ class LensModel(nn.Module):
         }
         answer: Continuation
         if decoding == "lookup" and len(questions) == 1 and sampling.temperature == 0:
-            answer = generate_by_lookup(reading, logits, questions[0].tolist(), **settings)
+            answer = generate_by_lookup(reading, logits_BV, questions[0].tolist(), **settings)
         else:
             decoder = None
             if decoding in ("static", "compiled"):
                 columns = reading.length + max_new_tokens
                 decoder = self._decoders().get(len(questions), columns, compiled=decoding == "compiled")
-            answer = generate(reading, logits, sampling=sampling, decoder=decoder, **settings)
+            answer = generate(reading, logits_BV, sampling=sampling, decoder=decoder, **settings)
         prompts: Sequence[torch.Tensor | None] = [None] * len(questions)
         if self.context is not None:
             if self.config.query_positions == "sequential":
                 reading = view.reading("sequential").fork(len(questions))
-                ids, mask = torch.cat([ids, answer.token_ids], 1), torch.cat([mask, answer.mask], 1)
+                ids_BL = torch.cat([ids_BL, answer.token_ids], 1)
+                mask_BL = torch.cat([mask_BL, answer.mask], 1)
             else:
-                ids, mask = answer.token_ids[:, -1:], answer.mask[:, -1:]
-            prompts = list(self.context(self.read_queries(reading, ids, mask)))
+                ids_BL, mask_BL = answer.token_ids[:, -1:], answer.mask[:, -1:]
+            prompts = list(self.context(self.read_queries(reading, ids_BL, mask_BL)))
         rows = zip(
             *(t.tolist() for t in (answer.token_ids, answer.mask, answer.log_probs)), prompts, strict=True
         )
@@ -207,23 +219,25 @@ class LensModel(nn.Module):
         return self._static
 
     def read_queries(self, reading: Reading, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``(B, Q, H)``: the context queries' final hidden states after reading ``ids`` on."""
-        asked = self.context_module().learnable_query.expand(len(ids), -1, -1)
-        embedded = torch.cat([self.language_model.embed_tokens(ids), asked], dim=1)
-        mask = torch.cat([mask, mask.new_ones(asked.shape[:2])], dim=1)
-        return reading.read(embedded, mask)[:, -asked.shape[1] :]
+        """Return the context queries' final hidden states ``(B, Q, H)`` after reading ``ids``."""
+        queries_BQH = self.context_module().learnable_query.expand(len(ids), -1, -1)
+        embedded_BLH = torch.cat([self.language_model.embed_tokens(ids), queries_BQH], dim=1)
+        mask_BL = torch.cat([mask, mask.new_ones(queries_BQH.shape[:2])], dim=1)
+        return reading.read(embedded_BLH, mask_BL)[:, -queries_BQH.shape[1] :]
 
 
 def build_segmenter(config: LensConfig) -> Sam2Segmenter | SamSegmenter:
-    """The segmenter that a configuration names, with random weights."""
+    """Return the segmenter that a configuration names, with random weights."""
     if config.image_encoder == "vit":
         return SamSegmenter(SamSizes(**config.segmenter))
     return Sam2Segmenter(Sam2Config(**config.segmenter), config.image_encoder)
 
 
 class View:
-    """One image as the network sees it: everything that no instruction changes, each part computed once, when
-    it is first needed."""
+    """One image as the network sees it: everything that no instruction changes.
+
+    Each part is computed once, when it is first needed.
+    """
 
     def __init__(
         self,
@@ -234,8 +248,11 @@ class View:
         see: Callable[[], torch.Tensor],
         encode: Callable[[], ImageFeatures],
     ) -> None:
-        """``prefix_ids`` ``(P,)`` int64: the opening of every prompt; ``grid``: rows and columns of visual
-        tokens; ``see`` gives these, ``(n, H)``; ``encode`` the segmenter's view."""
+        """Take functions that compute the parts.
+
+        ``prefix_ids`` ``(P,)`` int64: the opening of every prompt; ``grid``: rows and columns of visual
+        tokens; ``see`` returns these, ``(n, H)``; ``encode`` returns the segmenter's features.
+        """
         self._model = model
         self._prefix_ids = prefix_ids[None]
         self._grid = grid
@@ -248,14 +265,14 @@ class View:
     @property
     @torch.inference_mode()
     def features(self) -> ImageFeatures:
-        """The segmenter's view."""
+        """Features of the segmenter's image encoder."""
         if self._features is None:
             self._features = self._encode()
         return self._features
 
     @torch.inference_mode()
     def reading(self, positions: Literal["mrope", "sequential"]) -> Reading:
-        """The prompts' common opening in the language model's cache, one row; fork it, do not extend it."""
+        """Return the prompts' opening in the language model's cache, one row; fork it, do not extend it."""
         if positions not in self._readings:
             model = self._model
             if self._prefix is None:
@@ -272,7 +289,7 @@ class View:
 
 
 def pad_left(sequences: Sequence[torch.Tensor], pad_token: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(B, L)`` ids and mask: padding comes first, so that every row's last token stands last."""
+    """Return ``(B, L)`` ids and mask, padded at the left: every row's last token stands last."""
     longest = max(len(s) for s in sequences)
     ids = torch.stack([nn.functional.pad(s, (longest - len(s), 0), value=pad_token) for s in sequences])
     mask = torch.stack([nn.functional.pad(torch.ones_like(s), (longest - len(s), 0)) for s in sequences])
