@@ -1,5 +1,6 @@
-"""lens_ros without ROS: `pip install .` gives the module lens_ros, the weights and `lens`. Training runs from
-a checkout.
+"""Install lens_ros without ROS: `pip install .` gives the module lens_ros, the weights and `lens`.
+
+Training runs from a checkout.
 
 With ROS, colcon reads package.xml and CMakeLists.txt instead and ignores this file.
 """
