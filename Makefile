@@ -25,8 +25,8 @@ help:
 	@echo 'make run                      a recorded camera, eight instructions, reasoning and masks; pictures in out/'
 	@echo 'make run ASK="the yellow bowl" the same with your instruction'
 	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them, JOBS=0 in one process)'
-	@echo 'make test-long                what takes minutes, gigabytes, the network or a quiet machine (docs/testing.md)'
-	@echo 'make faults                   every fault that the node is to bear; out/faults.json and docs/reliability.md'
+	@echo 'make test-long                what takes minutes, gigabytes, the network or a quiet machine (docs/internals/testing.md)'
+	@echo 'make faults                   every fault that the node is to bear; out/faults.json and docs/results/faults.md'
 	@echo 'make lint                     linter and type checker alone'
 	@echo 'make soak                     hours of a robot'"'"'s day in fast motion: nothing may grow (MINUTES=120)'
 	@echo 'make train-smoke              the training programs end to end, a few steps each; results in out/train-smoke'
@@ -56,7 +56,7 @@ test-long: setup
 # The table has no row for a new fault until its page is written.
 faults: setup
 	@$(in_environment) python -m pytest tests/faults --ignore tests/faults/test_table.py --faults-json out/faults.json \
-	&& PYTHONPATH="tests:$$PYTHONPATH" python -m faults.report out/faults.json docs/reliability.md
+	&& PYTHONPATH="tests:$$PYTHONPATH" python -m faults.report out/faults.json docs/results/faults.md
 
 train-smoke: setup
 	@$(in_environment) rm -rf out/train-smoke && python -m training.tools.smoke out/train-smoke

@@ -17,7 +17,7 @@ from lens_ros.lens import Lens
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
-    "README.md", "docs/client.md", "docs/engines.md", "docs/training.md", "docs/ros_distributions.md",
+    "README.md", "docs/guides/client.md", "docs/guides/engines.md", "docs/guides/training.md", "docs/guides/ros_distributions.md",
     "demo/README.md", "config/perception.yaml", "config/camera.yaml", "foxglove/lens.json", "Makefile",
     "launch/demo.launch.py", "launch/perception.launch.py", "lens_ros/commands/segment.py",
     "lens_ros/commands/quantize.py", "lens_ros/client/given.py", "lens_ros/commands/demo.py",
@@ -95,7 +95,7 @@ def test_every_example_of_a_page_is_answered_right(page, answers):
 
 
 def test_the_pages_for_beginners_have_examples():
-    for page in ("README.md", "docs/client.md", "launch/demo.launch.py", "foxglove/lens.json"):
+    for page in ("README.md", "docs/guides/client.md", "launch/demo.launch.py", "foxglove/lens.json"):
         assert examples(page), page
 
 

@@ -7,7 +7,7 @@ that gives log-probabilities and masks. Each completion is rewarded for its form
 The step minimises the sum of GRPO and segmentation loss (arXiv 2508.14153, section 3). All members of a group
 answer the same instruction. Rollout, policy and reference use one position scheme, so that the KL divergence
 begins at 0. The mask decoder continues from the weights that it is given. (The reference code differs in
-these points: docs/training.md.)
+these points: docs/guides/training.md.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ polls an awaiting coroutine at the load of one core; a done callback costs nothi
 
 `BlockingLensClient` is for scripts: it brings a node and a thread of its own, and its methods wait.
 
-Every failure is a `LensError` that says what to do. Examples that run: docs/client.md.
+Every failure is a `LensError` that says what to do. Examples that run: docs/guides/client.md.
 """
 
 from lens_ros.client.blocking import Answers, BlockingLensClient

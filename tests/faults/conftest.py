@@ -2,7 +2,7 @@
 
     python -m pytest tests/faults --faults-json out/faults.json
 
-`make faults` also updates docs/reliability.md.
+`make faults` also updates docs/results/faults.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Collect the results of the fault-injection suite as rows, and write them as JSON and Markdown.
 
-The rows go to `out/faults.json`, and from there to `docs/reliability.md`:
+The rows go to `out/faults.json`, and from there to `docs/results/faults.md`:
 
-python -m faults.report out/faults.json docs/reliability.md     (in tests/; `make faults` does it)
+python -m faults.report out/faults.json docs/results/faults.md     (in tests/; `make faults` does it)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VARYING = (
 
 HEAD = """# What happens when something goes wrong
 
-Written by `make faults`, which runs [tests/faults](../tests/faults): {count} faults, each brought about in
+Written by `make faults`, which runs [tests/faults](../../tests/faults): {count} faults, each brought about in
 real processes over real DDS, with the model that ships. {shared} of them meet one and the same `perception`
 process, one after the other; a fault that ends a process gets its own. A row is written only by a test that
 saw all of it: the message, the entry in `/diagnostics` (— where there is none, as of a process that has

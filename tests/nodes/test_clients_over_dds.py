@@ -1,6 +1,6 @@
 """Clients with lens-nano and a recorded camera.
 
-Covers the examples of docs/client.md as a reader would run them, the blocking client, and `lens watch`.
+Covers the examples of docs/guides/client.md as a reader would run them, the blocking client, and `lens watch`.
 """
 
 from __future__ import annotations
