@@ -72,7 +72,13 @@ class SeenImage:
 
 
 class Lens:
-    """Language-driven segmentation with a loaded model. Not thread-safe: one call at a time."""
+    """Language-driven segmentation with a loaded model. Not thread-safe: one call at a time.
+
+    In the examples, ``picture`` is ``(480, 640, 3)`` uint8 RGB and shows a table with a red bottle.
+
+    Example:
+        >>> lens = Lens.from_pretrained("lens-nano")
+    """
 
     def __init__(
         self,
@@ -116,8 +122,7 @@ class Lens:
             device: as torch names it.
             dtype: of everything that is not quantized.
             quantization: of the language model, ``"int8"`` or ``"int4"``, from a file next to the weights
-            that
-                ``lens quantize`` makes.
+                that ``lens quantize`` makes.
             decoding: how answers are generated, see :data:`~lens_ros.choices.Decoding`.
             protocol: how images are resized, if not as the model's configuration says
                 (:class:`~lens_ros.model.config.ImageConfig`).
@@ -169,8 +174,8 @@ class Lens:
 
         Example:
             >>> seen = lens.look(picture)
-            >>> [lens.segment(seen, text).mask.any() for text in ("the red bottle", "the laptop")]
-            [True, False]
+            >>> [len(lens.segment(seen, text).instances) for text in ("the red bottle", "the laptop")]
+            [1, 0]
         """
         rgb = as_rgb(image)
         started = time.perf_counter()

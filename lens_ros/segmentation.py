@@ -39,8 +39,8 @@ class Segmentation:
         ``lens`` and ``picture`` are those of the example of :class:`~lens_ros.lens.Lens`.
 
         >>> answer = lens.segment(picture, "the laptop")
-        >>> answer.mask.any(), answer.reason
-        (False, 'the reasoner found nothing that fits the instruction')
+        >>> answer.instances, answer.reason
+        ((), 'the reasoner found nothing that fits the instruction')
     """
 
     instruction: str

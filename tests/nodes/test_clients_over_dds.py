@@ -1,6 +1,7 @@
 """Clients with lens-nano and a recorded camera.
 
-Covers the examples of docs/guides/client.md as a reader would run them, the blocking client, and `lens watch`.
+Covers the examples of docs/guides/client.md and `examples/` as a reader would run them, the blocking client,
+and `lens watch`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -57,10 +59,36 @@ def perception(graph):
 def examples(tmp_path_factory) -> Path:
     """Write the code blocks of the page to files with the names in their first lines."""
     folder = tmp_path_factory.mktemp("examples")
-    page = (ROOT / "docs" / "client.md").read_text()
+    page = (ROOT / "docs" / "guides" / "client.md").read_text()
     for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
         (folder / name).write_text(code)
     return folder
+
+
+def test_the_shipped_example_asks_the_robot(perception, tmp_path):
+    program = [sys.executable, str(ROOT / "examples" / "ask_the_robot.py")]
+    mask = tmp_path / "mask.png"
+    found = subprocess.run(
+        [*program, "the red bottle", "--mask", str(mask)], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert found.returncode == 0, own_words(found.stderr)
+    assert "looking for" in found.stdout and "red bottle  box" in found.stdout
+    assert cv2.imread(str(mask), cv2.IMREAD_UNCHANGED).any()
+
+
+def test_it_says_why_there_is_no_object_or_no_answer(perception, monkeypatch, capsys):
+    program = str(ROOT / "examples" / "ask_the_robot.py")
+
+    def status_of(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(program, run_name="__main__")
+        return ended.value.code
+
+    assert status_of("the laptop") == 1
+    assert "[NOTHING_FITS]" in capsys.readouterr().out
+    assert status_of("the laptop", "--node", "nobody", "--timeout", "1") == 2
+    assert "no node '/nobody'" in capsys.readouterr().err
 
 
 def test_the_node(graph, perception, examples):
