@@ -44,7 +44,7 @@ run: setup
 
 lint: setup
 	@echo '== ruff' && $(in_environment) ruff check .
-	@echo '== mypy' && $(in_environment) mypy lens_ros training benchmarks
+	@echo '== mypy' && $(in_environment) mypy lens_ros training benchmarks examples
 
 test: lint
 	@echo '== pytest' && $(in_environment) python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
