@@ -212,6 +212,9 @@ class ReinforceConfig(RunConfig):
         rewards: Weight of each reward.
         beta: Weight of the KL divergence from the model that the run began with; 0 needs no reference policy.
         scale_rewards: Divide advantages by the group's standard deviation.
+        loss: How the losses of tokens are averaged: ``"grpo"``, as in the paper, or ``"dr_grpo"``, which
+            weighs tokens of long and short completions alike (:func:`training.grpo.grpo_loss`).
+        unbiased_kl: Weigh each token's KL so that its gradient is that of the true KL; the paper does not.
         grpo_weight, segment_weight: Weights of the two losses in the sum.
         lr: Peak learning rate.
     """
@@ -227,6 +230,8 @@ class ReinforceConfig(RunConfig):
     rewards: RewardWeights = field(default_factory=RewardWeights)
     beta: float = 0.04
     scale_rewards: bool = True
+    loss: Literal["grpo", "dr_grpo"] = "grpo"
+    unbiased_kl: bool = False
     grpo_weight: float = 1.0
     segment_weight: float = 1.0
     lr: float = 5.0e-5

@@ -128,6 +128,9 @@ class Reinforce(Task):
             group_advantages(total, group, scale=config.scale_rewards),
             reference=None if reference is None else reference.flatten(0, 1),
             beta=config.beta,
+            unbiased_kl=config.unbiased_kl,
+            kind=config.loss,
+            max_length=config.max_new_tokens,
         )
         loss = config.grpo_weight * policy_loss + config.segment_weight * (segment.loss + segment.score_loss)
         ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)

@@ -102,6 +102,16 @@ def test_metrics_have_trls_names(task: Reinforce) -> None:
     assert all(torch.isfinite(torch.as_tensor(v)).all() for v in metrics.values())
 
 
+def test_the_configuration_chooses_how_tokens_are_averaged(config: ReinforceConfig) -> None:
+    warm = SamplingConfig(temperature=2.0, top_k=0, top_p=1.0)
+    config = dataclasses.replace(config, sampling=warm, unbiased_kl=True)
+    _, paper = turn(Reinforce(config))
+    _, doctor = turn(Reinforce(dataclasses.replace(config, loss="dr_grpo")))
+    # The policy has not moved: each token weighs its advantage. Means of completions cancel out in a group,
+    # sums over completions of different length do not.
+    assert abs(float(paper["loss/grpo"])) < 1e-6 < abs(float(doctor["loss/grpo"]))
+
+
 def test_of_the_prompts_drawn_those_are_kept_that_tell_good_from_bad(config: ReinforceConfig) -> None:
     warm = SamplingConfig(temperature=1.5, top_k=0, top_p=1.0)
     task = Reinforce(dataclasses.replace(config, prompts=1, oversample=6, sampling=warm))
