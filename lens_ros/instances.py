@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from lens_ros.codes import Code, Coded
-from lens_ros.model.answer_parsing import Answer, Box
+from lens_ros.model.answer_parsing import Box, ParsedAnswer
 from lens_ros.model.score_calibration import Calibration, Certainty
 
 MIN_CONSISTENCY = 0.3  # IoU of the answer's box and the mask's box below which an instance is rejected
@@ -101,7 +101,7 @@ def judged(
     return dataclasses.replace(instance, score=score, rejected=rejected)
 
 
-def why_nothing(answer: Answer, instances: Sequence[Instance]) -> str:
+def why_nothing(answer: ParsedAnswer, instances: Sequence[Instance]) -> str:
     """Return the reason why there is no accepted instance; ``""`` if there is one."""
     if any(not instance.rejected for instance in instances):
         return ""

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from lens_ros.instances import (
     without_specks,
 )
 from lens_ros.model import prompts
-from lens_ros.model.answer_parsing import Answer, extent, parse_answer, tidy
+from lens_ros.model.answer_parsing import ParsedAnswer, extent, parse_answer, tidy
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.config import Protocol
 from lens_ros.model.generation import GREEDY, GenerationCancelled, Sampling
@@ -44,7 +45,7 @@ from lens_ros.model.network import LensModel, Thought, View
 from lens_ros.model.plain import plain_words
 from lens_ros.model.quantized import place
 from lens_ros.model.score_calibration import Certainty, certainty_of
-from lens_ros.segmentation import Segmentation
+from lens_ros.segmentation import Segmentation, not_asked
 
 
 class Cancelled(Exception):
@@ -68,7 +69,7 @@ class SeenImage:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
-        return self.rgb.shape[0], self.rgb.shape[1]
+        return self.rgb.shape[:2]
 
 
 class Lens:
@@ -91,8 +92,7 @@ class Lens:
     ) -> None:
         """Wrap a model and its tokenizer.
 
-        ``engines``: what runs the two halves of ``model.segmenter``, if engines were requested; ``folder``:
-        where the model lies.
+        ``engines`` run the two halves of ``model.segmenter``, if given; ``folder`` is that of the model.
         """
         self.model = model
         self.engines = engines
@@ -154,7 +154,7 @@ class Lens:
         return cls(place(model, device), tokenizer, decoding=decoding, engines=engines, folder=folder)
 
     def use(self, engines: Engines) -> None:
-        """Has other engines run the segmenter from now on. What :meth:`look` gave before stays good.
+        """Run the segmenter on other engines from now on. Results of earlier :meth:`look` stay valid.
 
         Raises:
             CheckpointError: the model's folder is needed for that, and no longer usable.
@@ -281,8 +281,11 @@ class Lens:
             score_threshold=score_threshold,
         )
         answers = iter(answered)
+        refused = partial(
+            not_asked, seen.size, seen.preprocess_ms, threshold, self.model_id, self.model.context is not None
+        )
         return [
-            self._refused(seen, instruction, objection, threshold) if objection else next(answers)
+            refused(instruction, objection) if objection else next(answers)
             for instruction, objection in zip(asked, objections, strict=True)
         ]
 
@@ -292,26 +295,6 @@ class Lens:
         if subjects is None:
             return ""
         return subjects.objection(plain_words(instruction), self.tokenizer.get_vocab(), self.model_id)
-
-    def _refused(self, seen: SeenImage, instruction: str, reason: str, threshold: float) -> Segmentation:
-        """Return the answer to an instruction that the model is not asked."""
-        nothing = np.zeros(seen.size, dtype=bool)
-        return Segmentation(
-            instruction=instruction,
-            instances=(),
-            mask=nothing,
-            reasoning="",
-            answer="",
-            well_formed=True,
-            reason=reason,
-            preprocess_ms=seen.preprocess_ms,
-            reason_ms=0.0,
-            decode_ms=0.0,
-            tokens=0,
-            model=self.model_id,
-            unchecked_mask=None if self.model.context is None else nothing,
-            score_threshold=threshold,
-        )
 
     def _answer(
         self,
@@ -393,9 +376,9 @@ class Lens:
         ]
 
     def _found(
-        self, seen: SeenImage, thoughts: Sequence[Thought], answers: Sequence[Answer]
+        self, seen: SeenImage, thoughts: Sequence[Thought], answers: Sequence[ParsedAnswer]
     ) -> list[tuple[tuple[Instance, ...], np.ndarray | None]]:
-        """Instances, and the context prompt's mask, per answer."""
+        """Return the instances and the context prompt's mask of each answer."""
         if self.model.context is None:
             return [(self._box_prompted(seen, answer), None) for answer in answers]
         prompt = torch.stack([t.prompt for t in thoughts if t.prompt is not None], dim=1)  # (1, B, C)
@@ -406,7 +389,7 @@ class Lens:
             for mask, score, answer in zip(masks, scores[0], answers, strict=True)
         ]
 
-    def _box_prompted(self, seen: SeenImage, answer: Answer) -> tuple[Instance, ...]:
+    def _box_prompted(self, seen: SeenImage, answer: ParsedAnswer) -> tuple[Instance, ...]:
         height, width = seen.size
         boxes = [(b.x1 * width, b.y1 * height, b.x2 * width, b.y2 * height) for b in answer.boxes]
         masks, scores = self.decode_boxes(seen, boxes)

@@ -91,3 +91,38 @@ class Segmentation:
             confidence=np.array([instance.score for instance in accepted], np.float32),
             data={"class_name": np.array([instance.label for instance in accepted], str)},
         )
+
+
+def not_asked(
+    size: tuple[int, int],
+    preprocess_ms: float,
+    score_threshold: float,
+    model: str,
+    context_prompted: bool,
+    instruction: str,
+    reason: str,
+) -> Segmentation:
+    """Return the answer to an instruction that the model is not asked, because it cannot know the object.
+
+    Args:
+        size: height and width of the image in pixels.
+        preprocess_ms, score_threshold, model, instruction, reason: as for :class:`Segmentation`.
+        context_prompted: whether the model's masks have context prompts, so that ``unchecked_mask`` exists.
+    """
+    nothing = np.zeros(size, dtype=bool)
+    return Segmentation(
+        instruction=instruction,
+        instances=(),
+        mask=nothing,
+        reasoning="",
+        answer="",
+        well_formed=True,
+        reason=reason,
+        preprocess_ms=preprocess_ms,
+        reason_ms=0.0,
+        decode_ms=0.0,
+        tokens=0,
+        model=model,
+        unchecked_mask=nothing if context_prompted else None,
+        score_threshold=score_threshold,
+    )

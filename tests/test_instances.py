@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_ros.instances import box_iou, one_each, shared_out, why_nothing, without_specks
-from lens_ros.model.answer_parsing import Answer, Box
+from lens_ros.model.answer_parsing import Box, ParsedAnswer
 
 number = st.floats(0, 100)
 boxes = st.tuples(number, number, number, number).map(
@@ -74,7 +74,7 @@ def test_the_reason_for_nothing() -> None:
     mask = np.zeros((100, 100), bool)
     mask[20:40, 20:40] = True
     near, far = Box(0.2, 0.2, 0.4, 0.4), Box(0.7, 0.7, 0.9, 0.9)
-    assert why_nothing(Answer("", (near,), True), shared_out(mask, 0.9, [near])) == ""
-    assert "disagree" in why_nothing(Answer("", (far,), True), shared_out(mask, 0.9, [far]))
-    assert "found nothing" in why_nothing(Answer("", (), True), ())
-    assert "no readable box" in why_nothing(Answer("", (), False), ())
+    assert why_nothing(ParsedAnswer("", (near,), True), shared_out(mask, 0.9, [near])) == ""
+    assert "disagree" in why_nothing(ParsedAnswer("", (far,), True), shared_out(mask, 0.9, [far]))
+    assert "found nothing" in why_nothing(ParsedAnswer("", (), True), ())
+    assert "no readable box" in why_nothing(ParsedAnswer("", (), False), ())

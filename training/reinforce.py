@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lens_ros.model import prompts
-from lens_ros.model.answer_parsing import Answer, Box, extent, parse_answer
+from lens_ros.model.answer_parsing import Box, ParsedAnswer, extent, parse_answer
 from lens_ros.model.checkpoint import find_model, load_model
 from lens_ros.model.generation import Sampling
 from training.config import ReinforceConfig
@@ -156,7 +156,7 @@ class Reinforce(Task):
         for example, said in zip(examples, texts(completions, self.tokenizer), strict=True):
             opening = prompts.opening(config.wording, think=example.think)
             true = [Box(*corners) for corners in example.boxes]
-            answers: list[Answer] = [parse_answer(opening + text, limits) for text in said]
+            answers: list[ParsedAnswer] = [parse_answer(opening + text, limits) for text in said]
             form += [format_reward(answer, thinking=example.think) for answer in answers]
             box += [box_reward(answer, true) for answer in answers]
         device = completions.completion_ids.device

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from lens_ros.instances import box_iou
-from lens_ros.model.answer_parsing import Answer, Box
+from lens_ros.model.answer_parsing import Box, ParsedAnswer
 from training.losses import upsampled
 
 
@@ -31,18 +31,18 @@ class RewardWeights:
     segment: float = 1.0
 
 
-def format_reward(answer: Answer, *, thinking: bool = True) -> float:
+def format_reward(answer: ParsedAnswer, *, thinking: bool = True) -> float:
     """Return 1 if the answer has the required form, else 0 (sentence level).
 
     LENS only requires that the text begins like the form. Here the whole text must have the form
-    (:class:`Answer`); otherwise a run-on answer would be as good. A rationale must be present exactly when it
-    was asked for: a reasoner must not earn this by leaving out its thinking, nor by thinking in the fast
-    mode.
+    (:class:`ParsedAnswer`); otherwise a run-on answer would be as good. A rationale must be present exactly
+    when it was asked for: a reasoner must not earn this by leaving out its thinking, nor by thinking in the
+    fast mode.
     """
     return float(answer.well_formed and bool(answer.rationale) == thinking)
 
 
-def box_reward(answer: Answer, true: Sequence[Box]) -> float:
+def box_reward(answer: ParsedAnswer, true: Sequence[Box]) -> float:
     """Return how well the answer's boxes fit the true ones (box level).
 
     One box for one target: IoU squared, as in LENS. Several boxes on either side: they are paired so that the

@@ -90,7 +90,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ParsedAnswer:
     """Boxes that the reasoner wrote, and whether the text was well-formed.
 
     ``boxes`` is empty when the reasoner found nothing, or wrote nothing readable; ``well_formed``
@@ -114,7 +114,7 @@ def extent(coordinates: Literal["absolute", "relative"], width: int, height: int
     return (width, height) if coordinates == "absolute" else (1000, 1000)
 
 
-def parse_answer(text: str, extent: tuple[float, float]) -> Answer:
+def parse_answer(text: str, extent: tuple[float, float]) -> ParsedAnswer:
     """Read the boxes of an answer from any text; never raise.
 
     The boxes of the answer part are read; without one, those of the text around the thinking. They are
@@ -148,7 +148,7 @@ def parse_answer(text: str, extent: tuple[float, float]) -> Answer:
     pieces = _TAG.split(text)
     tags, around = pieces[1::2], pieces[::4]  # of the taught form: before, between and behind the two parts
     in_form = not tags or (tags == _TAUGHT and not "".join(around).strip())
-    return Answer(tidy(f"{finished} {thinking}"), boxes, well_formed=in_form and clean)
+    return ParsedAnswer(tidy(f"{finished} {thinking}"), boxes, well_formed=in_form and clean)
 
 
 def tidy(text: str) -> str:

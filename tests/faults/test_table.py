@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .report import Row, as_markdown, normalised, read_json, write_json
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "faults.md"
 
 
 def test_the_page_has_a_row_for_every_fault(request):

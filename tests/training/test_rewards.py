@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_ros.model.answer_parsing import Answer, Box, parse_answer
+from lens_ros.model.answer_parsing import Box, ParsedAnswer, parse_answer
 from training.rewards import RewardWeights, box_reward, combine, format_reward, segment_reward
 
 EXTENT = (100, 100)
-NOTHING = Answer("it is not there", (), well_formed=True)
-UNREADABLE = Answer("", (), well_formed=False)
+NOTHING = ParsedAnswer("it is not there", (), well_formed=True)
+UNREADABLE = ParsedAnswer("", (), well_formed=False)
 
 fractions = st.integers(0, 12).map(lambda n: n / 12)
 
@@ -37,8 +37,8 @@ def several(at_least: int = 0, at_most: int = 4) -> st.SearchStrategy[list[Box]]
     return st.lists(boxes(), min_size=at_least, max_size=at_most)
 
 
-def saying(*found: Box) -> Answer:
-    return Answer("there", found, well_formed=True)
+def saying(*found: Box) -> ParsedAnswer:
+    return ParsedAnswer("there", found, well_formed=True)
 
 
 # --- format
@@ -97,7 +97,7 @@ def test_order_does_not_matter(found: list[Box], true: list[Box], data: st.DataO
 
 @given(found=several(), true=several(), well_formed=st.booleans())
 def test_box_reward_is_within_bounds(found: list[Box], true: list[Box], well_formed: bool) -> None:
-    assert 0 <= box_reward(Answer("", tuple(found), well_formed), true) <= 1
+    assert 0 <= box_reward(ParsedAnswer("", tuple(found), well_formed), true) <= 1
 
 
 @given(true=st.lists(boxes().filter(lambda b: b.x1 < b.x2 and b.y1 < b.y2), max_size=5))
