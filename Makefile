@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long lint soak faults train-nano train-smoke clean
+.PHONY: help setup run test test-long lint docs soak faults train-nano train-smoke clean
 
 # The Python that .venv/ is made from: what it was made from before, or the first on the PATH that fits.
 PYTHON ?= $(or $(wildcard .venv/bin/python),$(shell \
@@ -24,10 +24,11 @@ in_environment := source ./env.sh &&
 help:
 	@echo 'make run                      a recorded camera, eight instructions, reasoning and masks; pictures in out/'
 	@echo 'make run ASK="the yellow bowl" the same with your instruction'
-	@echo 'make test                     linter, type checker, tests (TESTS="tests/model -k box" for some of them, JOBS=0 in one process)'
+	@echo 'make test                     lint and tests (TESTS="tests/model -k box" for some of them, JOBS=0 in one process)'
 	@echo 'make test-long                what takes minutes, gigabytes, the network or a quiet machine (docs/internals/testing.md)'
 	@echo 'make faults                   every fault that the node is to bear; out/faults.json and docs/results/faults.md'
-	@echo 'make lint                     linter and type checker alone'
+	@echo 'make lint                     linter, type checker and the check of the documentation'
+	@echo 'make docs                     the documentation as a site, in out/site/index.html'
 	@echo 'make soak                     hours of a robot'"'"'s day in fast motion: nothing may grow (MINUTES=120)'
 	@echo 'make train-smoke              the training programs end to end, a few steps each; results in out/train-smoke'
 	@echo 'make train-nano               lens-nano from nothing, overnight on two cores; goes on where it was stopped'
@@ -45,6 +46,11 @@ run: setup
 lint: setup
 	@echo '== ruff' && $(in_environment) ruff check .
 	@echo '== mypy' && $(in_environment) mypy lens_ros training benchmarks examples
+	@echo '== mkdocs' && $(in_environment) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
+# The pages of the reference are committed; a test compares them with the sources.
+docs: setup
+	@$(in_environment) python tools/make_reference.py && NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 test: lint
 	@echo '== pytest' && $(in_environment) python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)

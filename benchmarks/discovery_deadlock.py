@@ -1,4 +1,4 @@
-"""Provoke the deadlock of Fast DDS' discovery (docs/results.md): does the node end by itself?
+"""Provoke the deadlock of Fast DDS' discovery (docs/log/fast_dds_deadlock.md): does the node end by itself?
 
     python -m benchmarks.discovery_deadlock [--seconds 600] [--age-ms 72]
 

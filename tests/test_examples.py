@@ -17,9 +17,10 @@ from lens_ros.lens import Lens
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
-    "README.md", "docs/guides/client.md", "docs/guides/engines.md", "docs/guides/training.md",
-    "docs/guides/ros_distributions.md",
-    "demo/README.md", "config/perception.yaml", "config/camera.yaml", "foxglove/lens.json", "Makefile",
+    "README.md", "docs/start/robot_engineer.md", "docs/start/ml_engineer.md", "docs/guides/client.md",
+    "docs/guides/node.md", "docs/guides/robot_installation.md", "docs/guides/engines.md",
+    "docs/guides/training.md", "examples/segment_folder.py", "examples/ask_the_robot.py", "demo/README.md",
+    "config/perception.yaml", "config/camera.yaml", "foxglove/lens.json", "Makefile",
     "launch/demo.launch.py", "launch/perception.launch.py", "lens_ros/commands/segment.py",
     "lens_ros/commands/quantize.py", "lens_ros/client/given.py", "lens_ros/commands/demo.py",
 )  # fmt: skip

@@ -61,7 +61,7 @@ def test_answers_on_scenes_it_has_never_seen(opengl: None, lens: Lens) -> None:
     assert calibration is not None
     sure = [s.iou >= 0.5 for _, answer, s in asked if s.accepted and scored(answer) >= calibration.threshold]
     assert len(sure) >= 0.45 * len(asked)
-    assert np.mean(sure) >= 0.9  # 95 % over many (docs/results.md); a few dozen scatter
+    assert np.mean(sure) >= 0.9  # 95 % over many (docs/results/calibration.md); a few dozen scatter
     assert np.mean(sure) >= result["pr50"] / 100
 
 

@@ -43,7 +43,7 @@ UV = "uv==0.13.9"
 OPENGL_PACKAGES = ("libegl1", "libegl-mesa0", "libgl1-mesa-dri", "libgles2")
 BUILD_PACKAGES = ("build-essential", "python3-dev", "python3-venv")
 REQUIREMENTS = ROOT / "requirements"
-USES = ("base", "robot", "engines", "simulation", "training", "tests")  # files of REQUIREMENTS
+USES = ("base", "robot", "engines", "simulation", "training", "tests", "docs")  # files of REQUIREMENTS
 ROS_WHEELS = ("jazzy", "kilted")  # the first is the default
 
 

@@ -43,9 +43,9 @@ from lens_ros.ros.driver import (
 from lens_ros.ros.middleware import fitted_profile
 from lens_ros.ros.starting import StartError
 
-# Of the scene in demo/: each is true of exactly one object, but the last of none, and lens-nano answers right
-# and above its threshold from wherever the camera looks. How often it does so on scenes that nobody chose
-# stands in docs/results.md.
+# About the scene in demo/. Each is true of exactly one object, except the last, which is true of none.
+# lens-nano answers all of them right, and above its threshold, from every view of the recording. For scenes
+# that nobody chose, see docs/results/lens_nano.md.
 QUESTIONS = (
     ("attribute", "pick up the red bottle"),
     ("superlative", "the leftmost mug"),

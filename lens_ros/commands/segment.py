@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if threshold is not None and not 0 <= threshold <= 1:
         print(f"lens segment: --score-threshold is {threshold:g}; expected 0 to 1", file=sys.stderr)
         return 2
-    # A thread of the model that waits for another one otherwise keeps a core busy, and where other programs
-    # want that core an answer takes ten times as long (docs/results.md). Read when torch is imported.
+    # Otherwise waiting threads of the model keep a core busy. Where other programs want that core, an answer
+    # takes ten times as long (docs/results/start_up.md). torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from lens_ros.inputs import (
         DeviceError,

@@ -160,7 +160,7 @@ class Driver:
     """Spins one node in the calling thread until something has come true.
 
     Its clients stay, as those of a robot's lifecycle manager do: over one that is destroyed while the other
-    node is about to acknowledge it, Fast DDS' discovery can lock itself up (docs/results.md).
+    node is about to acknowledge it, Fast DDS' discovery can lock itself up (docs/log/fast_dds_deadlock.md).
     """
 
     def __init__(self, node: Node, executor: Executor) -> None:

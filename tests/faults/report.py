@@ -25,17 +25,19 @@ _VARYING = (
     (r"-?\b\d+(?:\.\d+)?(?= (?:ms|s|Hz|MiB|MB|GB)\b)", "N"),
 )
 
-HEAD = """# What happens when something goes wrong
+HEAD = """# Faults
 
-Written by `make faults`, which runs [tests/faults](../../tests/faults): {count} faults, each brought about in
-real processes over real DDS, with the model that ships. {shared} of them meet one and the same `perception`
-process, one after the other; a fault that ends a process gets its own. A row is written only by a test that
-saw all of it: the message, the entry in `/diagnostics` (— where there is none, as of a process that has
-ended), a good image and an instruction answered afterwards with the same box as before, and one answer for
-every instruction and goal that was sent until then. Where the process ends, "afterwards" is how, no more.
+`make faults` writes this page from `tests/faults`: {count} faults, each provoked in real processes over real
+DDS with the shipped model. {shared} of them meet the same `perception` process, one after another; a fault
+that ends a process gets its own.
 
-Messages are quoted as the node gave them; durations and folders are replaced by N and "…", long ones are cut.
-How long each recovery took on the machine that ran it is in `out/faults.json`.
+A row is written only if its test saw all of this: the message, the entry in `/diagnostics` (— if there is
+none, as after the process has ended), then a good image and an instruction answered with the same box as
+before, and one answer for every instruction and goal sent until then. Where the process ends, "afterwards"
+only says how.
+
+Messages are quoted. Durations and folders are replaced by N and "…"; long messages are cut. How long each
+recovery took is in `out/faults.json`.
 """
 
 

@@ -15,7 +15,7 @@ from lens_ros.ros.middleware import PROFILE_VARIABLE
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 3.0
 # Percent, of 380 MB: two single rounds in these minutes, of which one may have pictures in hand (up to 12 MB,
-# docs/results.md). To leak an image and the tensors of its answer with each goal would be more.
+# docs/results/soak.md). To leak an image and the tensors of its answer with each goal would be more.
 GROWTH = 10.0
 
 

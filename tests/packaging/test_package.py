@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_ENVIRONMENT = Path(sys.prefix) == ROOT / ".venv" and (ROOT / ".venv" / "lens_ros" / "overlay").exists()
 needs_environment = pytest.mark.skipif(not IN_ENVIRONMENT, reason="not run by `make test`")
 DISTRIBUTIONS = ("jazzy", "kilted")
-USES = ("base", "robot", "engines", "simulation", "training", "tests")
+USES = ("base", "robot", "engines", "simulation", "training", "tests", "docs")
 
 
 def setup_keywords() -> dict[str, ast.expr]:

@@ -1,4 +1,4 @@
-"""What pip would install on a robot, with the constraints of README's "On a ROS 2 machine"."""
+"""What pip would install on a robot, with the constraints of docs/guides/robot_installation.md."""
 
 from __future__ import annotations
 
