@@ -27,7 +27,7 @@ from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from lens_ros.ros.launching import LEVELS, Restarts, beside, logger, parameter_file, truth
+from lens_ros.ros.launching import ASKED_TO_END, LEVELS, Restarts, beside, existing_file, logger, truth
 
 SHARE = Path(get_package_share_directory("lens_ros"))
 PROFILE = str(SHARE / "config" / "fastdds.xml")
@@ -84,7 +84,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     # Texts stay texts: an instruction `yes` is not a boolean.
     chosen = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
     chosen |= {name: truth(name, given[name]) for name in SWITCHES if given[name]}
-    file = [ParameterFile(parameter_file(given["params_file"]))] if given["params_file"] else []
+    file = [ParameterFile(existing_file("params_file", given["params_file"]))] if given["params_file"] else []
     node = LifecycleNode(
         package="lens_ros",
         executable="perception_node",
@@ -132,7 +132,8 @@ def give_up(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
         objection = restarts.objection(event.returncode, time.monotonic())
         if context.is_shutdown or not objection:
             return None
-        get_logger("perception").error(f"not started again: {objection}")
+        log = get_logger("perception")
+        (log.info if objection == ASKED_TO_END else log.error)(f"not started again: {objection}")
         # The process has exited; this ends the wait for its respawn.
         return EmitEvent(event=ShutdownProcess(process_matcher=matches_action(node)))
 
@@ -145,7 +146,7 @@ def fastdds(context: LaunchContext, profile: str) -> list[LaunchDescriptionEntit
     variable = f"{'FASTRTPS' if older else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
     if not profile or (profile == PROFILE and context.environment.get(variable)):
         return []
-    environment = {variable: profile}
+    environment = {variable: existing_file("fastdds_profile", profile)}
     if profile == PROFILE:
         # With this variable ROS 2 leaves some QoS to the profile, which sets it.
         environment["RMW_FASTRTPS_USE_QOS_FROM_XML"] = "1"

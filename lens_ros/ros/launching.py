@@ -10,6 +10,7 @@ from lens_ros.ros.command_line import ENDED, UNUSABLE
 
 RESTARTS = 5  # at most, within RESTARTS_WITHIN_S: crashes that follow each other faster have a lasting cause
 RESTARTS_WITHIN_S = 600.0
+ASKED_TO_END = "it was asked to end"
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -28,7 +29,7 @@ class Restarts:
             now: seconds of a clock that does not jump.
         """
         if returncode in (ENDED, -signal.SIGINT, -signal.SIGTERM):
-            return "it was asked to end"
+            return ASKED_TO_END
         if returncode == UNUSABLE:
             return "its arguments or parameters cannot be used (see its log above); correct them"
         if len(self._crashes) == RESTARTS and now - self._crashes[0] < RESTARTS_WITHIN_S:
@@ -54,12 +55,12 @@ def number(name: str, text: str) -> float:
         raise ValueError(f"{name} is '{text}'; expected a number") from None
 
 
-def parameter_file(text: str) -> str:
-    """Return the path of a file of parameters; raise ValueError where there is no such file."""
+def existing_file(name: str, text: str) -> str:
+    """Return the path of a file that a launch argument names; raise ValueError if there is no such file."""
     path = Path(text).expanduser()
     if not path.is_file():
         found = "is no file" if path.exists() else "does not exist"
-        raise ValueError(f"params_file {path.absolute()} {found}; correct the path, or leave params_file out")
+        raise ValueError(f"{name} {path.absolute()} {found}; correct the path, or leave {name} out")
     return str(path)
 
 

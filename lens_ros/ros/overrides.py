@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rclpy.qos import HistoryPolicy, ReliabilityPolicy
 
 # Declared by rclpy, some of them only later or in later distributions.
 OF_ROS = ("use_sim_time", "start_type_description_service")
@@ -39,6 +40,48 @@ def unknown_names(given: Iterable[str], declared: Collection[str]) -> str:
     )
 
 
+def unusable_policies(given: Mapping[str, Any]) -> str:
+    """Return which quality of service that was given has a value that no policy takes, or "".
+
+    Args:
+        given: values of parameters by name; others than `qos_overrides.*` are left alone.
+    """
+    choices = {"reliability": ReliabilityPolicy.short_keys(), "history": HistoryPolicy.short_keys()}
+    faults = []
+    for name, value in given.items():
+        policy = name.rpartition(".")[2]
+        if not name.startswith(f"{PREFIX_OF_ROS}."):
+            continue
+        if policy in choices:
+            allowed = [key for key in choices[policy] if key != "unknown"]
+            if value not in allowed:
+                faults.append(f"'{name}' is {value!r}; expected one of {', '.join(allowed)}")
+        elif policy == "depth" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            faults.append(f"'{name}' is {value!r}; expected an integer from 0 on")
+    return "; ".join(faults)
+
+
+def unknown_policies(given: Iterable[str], declared: Iterable[str]) -> str:
+    """Return which `qos_overrides.*` fit no endpoint of the node, each with the nearest that does, or "".
+
+    Args:
+        given: names of all parameters that were given at start.
+        declared: names of the node's parameters, once its endpoints exist.
+    """
+    known = [name for name in declared if name.startswith(f"{PREFIX_OF_ROS}.")]
+    unknown = []
+    for name in given:
+        if name.startswith(f"{PREFIX_OF_ROS}.") and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            unknown.append(f"'{name}'" + (f" (did you mean '{nearest[0]}'?)" if nearest else ""))
+    if not unknown:
+        return ""
+    return (
+        f"ignores quality of service for topics that it does not have: {', '.join(unknown)}. Correct the "
+        "names in the parameters file or on the command line; remapped topics have their new names"
+    )
+
+
 def files_for_others(node: str, arguments: Sequence[str]) -> list[str]:
     """Return a message for each file of parameters on the command line that has none for a node.
 
@@ -57,7 +100,8 @@ def files_for_others(node: str, arguments: Sequence[str]) -> list[str]:
         if not any(_matches(name, node) for name in names):
             nearest = difflib.get_close_matches(node, names, n=1)
             messages.append(
-                f"{path} has no parameters for {node}, only for {', '.join(names) or 'nobody'}"
+                f"{path} has no parameters for {node}"
+                + (f", only for {', '.join(names)}" if names else ": it has none at all")
                 + (f"; did you mean '{node}' by '{nearest[0]}'?" if nearest else "")
             )
     return messages

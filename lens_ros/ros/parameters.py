@@ -25,9 +25,9 @@ from lens_ros.ros.texts import shortened
 class Specification:
     """One parameter.
 
-    `bounds` are inclusive and only for numbers, `choices` only for strings. `when` says from when on a new
-    value counts: "start" (read-only, given at launch), "configure" (may change while the node is
-    unconfigured), "now" (at any time).
+    `bounds` are inclusive and only for numbers, `choices` only for strings. With `or_zero`, 0 is allowed
+    below the bounds. `when` says from when on a new value counts: "start" (read-only, given at launch),
+    "configure" (may change while the node is unconfigured), "now" (at any time).
     """
 
     default: bool | int | float | str
@@ -35,6 +35,7 @@ class Specification:
     bounds: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
     when: str = "now"
+    or_zero: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what `ros2 param describe` shows, and what rclpy enforces."""
@@ -49,8 +50,11 @@ class Specification:
         if isinstance(self.default, float):
             # `validator` checks the type, and takes integers as well: people write 0 for 0.0.
             descriptor.dynamic_typing = True
+        if self.or_zero:
+            descriptor.additional_constraints = f"Expected {expected(self)}."
         if self.bounds is not None:
             low, high = self.bounds
+            low = 0.0 if self.or_zero else low
             if isinstance(self.default, int):
                 descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
             else:
@@ -67,10 +71,10 @@ class Specification:
         """
         if isinstance(self.default, float):
             if isinstance(value, bool) or not isinstance(value, int | float):
-                return f"parameter '{name}' is {shortened(repr(value))}; expected {_expected(self)}"
+                return f"parameter '{name}' is {shortened(repr(value))}; expected {expected(self)}"
             low, high = self.bounds or (-math.inf, math.inf)
-            if not low <= value <= high:
-                return f"parameter '{name}' is {value:g}; expected {_expected(self)}"
+            if not low <= value <= high and not (self.or_zero and value == 0):
+                return f"parameter '{name}' is {value:g}; expected {expected(self)}"
         if self.choices and value not in self.choices:
             return (
                 f"parameter '{name}' is '{shortened(str(value))}'; expected one of {', '.join(self.choices)}"
@@ -85,9 +89,10 @@ def parameter(
     bounds: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
     when: str = "now",
+    or_zero: bool = False,
 ) -> Any:
     """Return the dataclass field of one parameter; see `Specification`."""
-    specification = Specification(default, description, bounds, choices, when)
+    specification = Specification(default, description, bounds, choices, when, or_zero)
     return field(default=default, metadata={"specification": specification})
 
 
@@ -111,12 +116,15 @@ def declare(node: Node, table: type[Values]) -> Values:
     given = [name for name in node._parameter_overrides if not node.has_parameter(name)]
     if objection := overrides.unknown_names(given, rows):
         node.get_logger().warning(objection)
+    values = {name: parameter.value for name, parameter in node._parameter_overrides.items()}
+    if objection := overrides.unusable_policies(values):
+        raise ParameterError(f"{objection}: correct the parameters file or the command line")
     for name, row in rows.items():
         try:
             node.declare_parameter(name, row.default, row.descriptor())
         except Exception as error:  # rclpy raises a different family of exceptions in each distribution
             raise ParameterError(
-                f"parameter '{name}' cannot be used as given: {described(error)}; expected {_expected(row)}: "
+                f"parameter '{name}' cannot be used as given: {described(error)}; expected {expected(row)}: "
                 "correct the parameters file or the command line"
             ) from error
         objection = row.objection(name, node.get_parameter(name).value)
@@ -167,9 +175,12 @@ class ParameterError(ValueError):
     """A parameter given at start that cannot be used: which one, what was expected, what to do."""
 
 
-def _expected(row: Specification) -> str:
+def expected(row: Specification) -> str:
+    """Return which values a parameter takes, in words."""
     kind = {bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
     text = kind[type(row.default)]
     if row.bounds is not None:
         text += f" from {row.bounds[0]:g} to {row.bounds[1]:g}"
+    if row.or_zero:
+        text += ", or 0"
     return text

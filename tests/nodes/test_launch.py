@@ -113,9 +113,11 @@ def test_unusable_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="rate is 'fast'; expected a number"):
         launching.number("rate", "fast")
     with pytest.raises(ValueError, match=rf"params_file {tmp_path}/absent.yaml does not exist"):
-        launching.parameter_file(str(tmp_path / "absent.yaml"))
+        launching.existing_file("params_file", str(tmp_path / "absent.yaml"))
     with pytest.raises(ValueError, match=rf"params_file {tmp_path} is no file"):
-        launching.parameter_file(str(tmp_path))
+        launching.existing_file("params_file", str(tmp_path))
+    with pytest.raises(ValueError, match="fastdds_profile .* does not exist; correct the path, or leave"):
+        launching.existing_file("fastdds_profile", "missing.xml")
 
 
 def test_a_logger_is_named_as_rclpy_names_it(graph):

@@ -64,7 +64,7 @@ def test_the_yaml_explains_every_parameter_in_the_tables_words(name):
         expected = row.description
         if row.bounds is not None:
             low, high = (type(row.default)(bound) for bound in row.bounds)
-            expected += f" {low} to {high}."
+            expected += f" {low} to {high}" + (", or 0." if row.or_zero else ".")
         if row.when != "start":
             expected += f" ({row.when})"
         assert said == expected
@@ -100,6 +100,15 @@ def test_overrides_are_read(make_node):
         (Parameter("reasoner_interval_s", value=-1), "'reasoner_interval_s'.*a number from 0 to 3600"),
         (Parameter("reasoner_interval_s", value="1"), "'reasoner_interval_s'.*a number from 0 to 3600"),
         (Parameter("reasoner_interval_s", value=True), "'reasoner_interval_s'.*a number from 0 to 3600"),
+        (Parameter("hang_timeout_s", value=0.5), "'hang_timeout_s'.*a number from 3 to 3600, or 0"),
+        (
+            Parameter("qos_overrides./image.subscription.reliability", value="relaible"),
+            "'qos_overrides./image.subscription.reliability' is 'relaible'; expected one of .*best_effort",
+        ),
+        (
+            Parameter("qos_overrides./image.subscription.depth", value="3"),
+            "'qos_overrides./image.subscription.depth' is '3'; expected an integer from 0 on",
+        ),
     ],
 )
 def test_unusable_values_at_start_are_explained(override, said, make_node):
@@ -123,6 +132,29 @@ def test_a_name_that_no_parameter_has_is_named_with_the_nearest(name, said, make
     warned = [line for line in capfd.readouterr().err.splitlines() if "[WARN]" in line]
     assert len(warned) == 1 and said in warned[0] and "unless they are meant for other nodes" in warned[0]
     assert "max_new_tokens" not in warned[0]
+
+
+def test_zero_is_allowed_below_the_bounds_and_nothing_else(make_node):
+    node = make_node(Parameter("hang_timeout_s", value=0))
+    assert parameters.declare(node, PerceptionParameters).hang_timeout_s == 0.0
+    node.add_on_set_parameters_callback(parameters.validator(PerceptionParameters, lambda: True))
+    for value, taken in ((3.0, True), (2.9, False), (0.0, True), (-1.0, False), (3600.0, True)):
+        [result] = node.set_parameters([Parameter("hang_timeout_s", value=value)])
+        assert result.successful is taken, value
+
+
+def test_quality_of_service_for_a_topic_that_the_node_does_not_have_is_named():
+    declared = [
+        "max_targets",
+        "qos_overrides./image.subscription.depth",
+        "qos_overrides./mask.publisher.depth",
+    ]
+    given = ["max_target", "qos_overrides./imagee.subscription.depth", "qos_overrides./mask.publisher.depth"]
+    said = overrides.unknown_policies(given, declared)
+    assert "'qos_overrides./imagee.subscription.depth' (did you mean" in said
+    assert "'qos_overrides./image.subscription.depth'?)" in said
+    assert "mask" not in said and "max_target" not in said
+    assert overrides.unknown_policies(declared, declared) == ""
 
 
 @pytest.mark.parametrize("table", TABLES.values())
@@ -169,6 +201,8 @@ def test_a_file_for_other_nodes_is_named(section, matches, tmp_path):
     node.destroy_node()
     rclpy.shutdown(context=context)
     assert (messages == []) is matches
+    if not matches:
+        assert f"only for /{section.strip('/')}" in messages[0]
     if section == "robot/percepton":
         assert "did you mean '/robot/perception' by '/robot/percepton'?" in messages[0]
 
@@ -206,6 +240,8 @@ def test_choices_are_constraints_of_the_descriptor(table, make_node):
     parameters.declare(node, table)
     for name, row in parameters.specifications(table).items():
         said = f"One of: {', '.join(row.choices)}." if row.choices else ""
+        if row.or_zero:
+            said = f"Expected {parameters.expected(row)}."
         assert node.describe_parameter(name).additional_constraints == said
 
 

@@ -26,8 +26,9 @@ from lens_ros.nodes.perception.node import WAITING_SERVICES, WAITING_THREADS, Pe
 from lens_ros.nodes.perception.worker import InferenceWorker
 from lens_ros.ros import conversions
 from lens_ros.ros.driver import UNCONFIGURED, NodeProcess
+from lens_ros.ros.parameters import ParameterError
 from lens_ros.ros.workarounds.executor import CallbackExecutor
-from lens_ros.srv import Segment
+from lens_ros.srv import Segment, SetInstruction
 
 _instructions = itertools.count(1)
 
@@ -203,20 +204,22 @@ def test_a_quality_of_service_that_does_not_match_is_reported(graph, make_node, 
     graph.node.destroy_publisher(publisher)
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "state"), [("/segmentation.publisher", "configure"), ("/image.subscription", "activate")]
-)
-def test_a_quality_of_service_that_does_not_exist_is_explained(endpoint, state, graph, monkeypatch, capfd):
-    monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
+@pytest.mark.parametrize("endpoint", ["/segmentation.publisher", "/image.subscription"])
+def test_a_quality_of_service_that_does_not_exist_is_explained_at_once(endpoint, graph):
     override = Parameter(f"qos_overrides.{endpoint}.reliability", value="sometimes")
-    node = PerceptionNode(context=graph.context, parameter_overrides=[override])
-    if state == "activate":
-        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert node.trigger_activate() == TransitionCallbackReturn.FAILURE
-    else:
-        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
-    said = capfd.readouterr().err
-    assert f"cannot {state}: " in said and "sometimes" in said and "qos_overrides.*" in said
+    with pytest.raises(ParameterError, match="'sometimes'; expected one of .*: correct the parameters file"):
+        PerceptionNode(context=graph.context, parameter_overrides=[override])
+
+
+def test_a_quality_of_service_for_a_misspelt_topic_is_named(graph, monkeypatch, capfd):
+    monkeypatch.setattr(model_loading, "load_lens", lambda settings: Finder())
+    names = ("/imagee.subscription.reliability", "/image.subscription.reliability")
+    overrides = [Parameter(f"qos_overrides.{name}", value="best_effort") for name in names]
+    node = PerceptionNode(context=graph.context, parameter_overrides=overrides)
+    assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    [said] = [line for line in capfd.readouterr().err.splitlines() if "quality of service for topics" in line]
+    assert f"'qos_overrides.{names[0]}' (did you mean 'qos_overrides.{names[1]}'?)" in said
+    node.close()
     node.destroy_node()
 
 
@@ -295,6 +298,14 @@ def test_images_are_received_once_however_transitions_and_enable_meet(graph, mak
         response = graph.call(SetBool, "perception/enable", SetBool.Request(data=True), TIMEOUT)
         assert response.success
         assert node.count_subscribers("image") == 1
+
+
+def test_the_log_says_why_an_instruction_waits_while_images_are_disabled(graph, make_node, capfd):
+    node = make_node()
+    node.scheduler().enable(False)
+    request = SetInstruction.Request(operation=SetInstruction.Request.SET, instruction="the red bottle")
+    assert graph.call(SetInstruction, "perception/set_instruction", request, TIMEOUT).success
+    assert "'the red bottle' waits: camera images are disabled (/perception/enable)" in capfd.readouterr().err
 
 
 def test_a_failing_callback_does_not_end_the_node(graph, make_node, conversation, monkeypatch, capfd):

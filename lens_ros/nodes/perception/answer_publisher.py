@@ -179,6 +179,8 @@ class AnswerPublisher:
             message = conversions.segmentation_to_message(result, header, target_id=target.id, ids=ids)
             message.instruction, message.reasoned_stamp = target.instruction, stamp
             self._segmentations.publish(message)
+            how = "reasoned" if reasoned else "tracked"
+            self.node.get_logger().debug(f"target {target.id}: {len(result.instances)} objects, {how}")
             identified.append(Identified(result, ids))
         return identified
 

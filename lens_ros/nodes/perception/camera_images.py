@@ -180,7 +180,10 @@ class CameraImages:
             self.complain(error)
         else:
             self._tell_changes(message)
-            if self.fresh(message):
+            fresh = self.fresh(message)
+            fate = "used unless a newer one comes" if fresh else "stale, dropped"
+            self.node.get_logger().debug(f"image of {nanoseconds(message.header.stamp) / 1e9:.3f} s: {fate}")
+            if fresh:
                 if is_valid(message.header.stamp):
                     self._measured.forget(Trouble.UNUSABLE_IMAGE)
                 else:

@@ -234,7 +234,11 @@ class Instructions:
         self._log.warning("refused", f"instruction refused: {objection}")
 
     def _announce(self, scheduler: Scheduler, instruction: str) -> None:
-        waits = "" if scheduler.has_frame else f" waits for the first usable image on {self._image_topic()}"
+        waits = ""
+        if not scheduler.enabled:
+            waits = f" waits: camera images are disabled ({self.node.resolve_service_name('~/enable')})"
+        elif not scheduler.has_frame:
+            waits = f" waits for the first usable image on {self._image_topic()}"
         self._log.info("instruction", f"instruction '{shortened(instruction)}'{waits}")
 
 

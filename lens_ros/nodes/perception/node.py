@@ -54,7 +54,7 @@ from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.services import WAITING_SEGMENT_CALLS, Services
 from lens_ros.nodes.perception.worker import InferenceWorker
-from lens_ros.ros import command_line, conversions, parameters, process
+from lens_ros.ros import command_line, conversions, overrides, parameters, process
 from lens_ros.ros.endpoints import EndpointError
 from lens_ros.ros.reporting import PythonWarnings, ThrottledLog, described, traced
 from lens_ros.ros.texts import SENTENCE, shortened
@@ -237,6 +237,8 @@ class PerceptionNode(PromptLifecycleNode):
             f"active: images from {self._images.topic}, instructions from "
             f"{self.resolve_topic_name('instruction')}"
         )
+        if objection := overrides.unknown_policies(self._parameter_overrides, self._parameters):
+            self.get_logger().warning(objection)
         instruction = self._settings().instruction
         if instruction:
             self._instructions.follow(instruction)
@@ -375,8 +377,6 @@ class PerceptionNode(PromptLifecycleNode):
 
 def _endpoint_failure(error: Exception) -> str:
     """Return why publishers, subscriptions or services could not be created, and what to do."""
-    if "qos" in str(error).lower():
-        return f"{described(error)}; correct the parameters qos_overrides.*, then try again"
     return f"{described(error)}; then try again" if isinstance(error, EndpointError) else described(error)
 
 

@@ -130,7 +130,8 @@ class PerceptionParameters:
         "Seconds without a turn of the node's executor after which its process prints where each thread is "
         "and ends with status 1, so that launch restarts it; 0 never, otherwise at least 3. Time in a "
         "debugger counts. Without effect on Humble, whose Python's watchdog goes by the system's clock.",
-        bounds=(0.0, 3600.0),
+        bounds=(3.0, 3600.0),
+        or_zero=True,
     )
     log_interval_s: float = parameter(
         5.0,
