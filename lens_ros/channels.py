@@ -9,7 +9,7 @@ import numpy as np
 
 
 def contiguous(rgb: np.ndarray) -> np.ndarray:
-    """``(H, W, 3)`` uint8 RGB in one piece: the array itself where it is, else a copy.
+    """Return ``(H, W, 3)`` uint8 RGB in one piece: the array itself if it is, else a copy.
 
     For a view of BGR this is ten times faster than numpy's.
     """

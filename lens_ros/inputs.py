@@ -36,7 +36,7 @@ class PathError(ValueError):
 
 
 def as_rgb(image: np.ndarray | Image.Image | str | Path) -> np.ndarray:
-    """``(H, W, 3)`` uint8 RGB of an array, a PIL image or a file (:func:`read_picture`).
+    """Return an array, a PIL image or a file (:func:`read_picture`) as ``(H, W, 3)`` uint8 RGB.
 
     Raises:
         ImageError: it is none of these, or too small or large.

@@ -43,7 +43,7 @@ class Instance:
 
 
 def shared_out(mask: np.ndarray, score: float, boxes: Sequence[Box]) -> tuple[Instance, ...]:
-    """One mask for all targets (LENS's context prompt), each pixel given to the box with the nearest centre.
+    """Give each pixel of LENS's one mask for all targets to the box with the nearest centre.
 
     Args:
         mask: ``(H, W)`` bool.
@@ -54,7 +54,7 @@ def shared_out(mask: np.ndarray, score: float, boxes: Sequence[Box]) -> tuple[In
 
 
 def one_each(masks: np.ndarray, scores: Sequence[float], boxes: Sequence[Box]) -> tuple[Instance, ...]:
-    """One mask ``(N, H, W)`` bool per box (the decoupled path)."""
+    """Return one instance per box and mask ``(N, H, W)`` bool (the decoupled path)."""
     return tuple(_instance(*each) for each in zip(masks, boxes, scores, strict=True))
 
 
@@ -118,7 +118,10 @@ def all_rejected(instances: Sequence[Instance]) -> Coded:
 
 
 def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
-    """``(H, W)`` bool without the connected parts (8 neighbours) smaller than ``share`` of the largest."""
+    """Return the mask without connected parts smaller than ``share`` of the largest.
+
+    ``(H, W)`` bool; pixels with a common corner are connected.
+    """
     if share <= 0 or not mask.any():
         return mask
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
@@ -128,7 +131,7 @@ def without_specks(mask: np.ndarray, share: float) -> np.ndarray:
 
 
 def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    """Intersection over union of two ``x1, y1, x2, y2`` boxes; 0 where both are empty."""
+    """Return the intersection over union of two ``x1, y1, x2, y2`` boxes; 0 where both are empty."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     overlap = max(0.0, width) * max(0.0, height)
@@ -137,7 +140,10 @@ def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, 
 
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """``x1, y1, x2, y2`` of the pixels of a mask ``(H, W)`` bool, ``x2``/``y2`` exclusive; zeros for none."""
+    """Return the box ``x1, y1, x2, y2`` of the pixels of a mask ``(H, W)`` bool.
+
+    ``x2``/``y2`` are exclusive; zeros for an empty mask.
+    """
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         return 0.0, 0.0, 0.0, 0.0
@@ -145,7 +151,7 @@ def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def union(instances: Sequence[Instance], size: tuple[int, int]) -> np.ndarray:
-    """``(H, W)`` bool: the pixels of all accepted instances."""
+    """Return the pixels of all accepted instances, ``(H, W)`` bool."""
     mask = np.zeros(size, dtype=bool)
     for instance in instances:
         if not instance.rejected:

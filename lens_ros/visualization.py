@@ -71,7 +71,7 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int, width: int = 420) -> np.ndarray:
-    """Tiles in rows, each ``width`` pixels wide, text wrapped; ``(H, W, 3)`` uint8 RGB.
+    """Return tiles in rows, each ``width`` pixels wide, text wrapped, as ``(H, W, 3)`` uint8 RGB.
 
     Raises:
         ValueError: no tiles.

@@ -57,6 +57,9 @@ class Answer:
 
     @classmethod
     def decoded(cls, message: Segmentation) -> Answer:
-        """With masks as arrays. Raises `ConversionError` for a damaged message."""
+        """Return the answer with masks as arrays.
+
+        Raises `ConversionError` for a damaged message.
+        """
         instances = (Found(each, conversions.decode_mask(each.mask)) for each in message.instances)
         return cls(message, tuple(instances))

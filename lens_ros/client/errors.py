@@ -42,7 +42,7 @@ class LensCancelledError(LensError):
 
 
 def missing(node: Node, perception: str, waited_s: float) -> str:
-    """Why nothing of the node `perception` was found: what was expected, what is there, what to do."""
+    """Return why the node `perception` was not found: what was expected, what is there, what to do."""
     wanted = perception if perception.startswith("/") else node.get_namespace().rstrip("/") + "/" + perception
     names = sorted(
         {f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()}

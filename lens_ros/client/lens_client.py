@@ -60,7 +60,7 @@ class Question:
         return self.future.__await__()  # type: ignore[return-value]
 
     def done(self) -> bool:
-        """Whether there is an answer or an error."""
+        """Return whether there is an answer or an error."""
         return self.future.done()
 
     def cancel(self) -> None:
@@ -90,7 +90,10 @@ class LensClient:
     def __init__(
         self, node: Node, perception: str = "perception", *, server_timeout_s: float = SERVER_TIMEOUT_S
     ) -> None:
-        """`perception` is the other node's name, with its namespace where that differs: /robot/perception."""
+        """Create the client in `node`.
+
+        `perception` is the other node's name, with its namespace where that differs: /robot/perception.
+        """
         self.node = node
         self.perception = perception
         self.server_timeout_s = server_timeout_s
@@ -107,7 +110,7 @@ class LensClient:
         self._subscriptions: list[Any] = []
 
     def close(self) -> None:
-        """Destroys what it created in the node. What is pending gets no answer."""
+        """Destroy what the client created in the node; pending questions get no answer."""
         for subscription in list(self._subscriptions):
             self._forget(subscription)
         self._goals.destroy()
@@ -115,7 +118,7 @@ class LensClient:
             self.node.destroy_client(client)
 
     def wait_for_server(self, timeout_s: float | None = None) -> Future:
-        """None, once all services and the action were found."""
+        """Return a future whose result is None, once all services and the action were found."""
 
         def ready() -> bool:
             return (
@@ -223,7 +226,7 @@ class LensClient:
         return self._instruct(SetInstruction.Request.REMOVE, target_id=target_id)
 
     def clear(self) -> Future:
-        """0, once every instruction has ended."""
+        """Return a future whose result is 0, once every instruction has ended."""
         return self._instruct(SetInstruction.Request.CLEAR)
 
     def list(self) -> Future:

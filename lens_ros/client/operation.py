@@ -68,7 +68,7 @@ class Operation:
             self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        """Lets the future fail, unless it has a result."""
+        """Make the future fail, unless it has a result."""
         if self._end():
             self.future.set_exception(error)
 
@@ -111,7 +111,7 @@ class Operation:
             self.guard(lambda _: callback())(None)
 
     def _end(self) -> bool:
-        """Whether this call is the one that ends it; callbacks then run without the lock."""
+        """Return whether this call ends it; its callbacks then run without the lock."""
         with self._lock:
             first, self._ended = not self._ended, True
             timer, self._timer = self._timer, None

@@ -166,7 +166,7 @@ class Demo:
         self._instructions = node.create_publisher(String, "instruction", 10)
 
     def start(self, perception: NodeProcess) -> None:
-        """Brings `perception` to active and waits until it listens."""
+        """Activate `perception` and wait until it listens."""
         for transition, word in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
             if not self._driver.change_state("perception", transition, START_TIMEOUT):
                 raise ProcessError(f"perception could not be {word}; it says:\n{perception.tail()}")
@@ -191,7 +191,7 @@ class Demo:
 
 
 def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) -> list[Shown]:
-    """Plays the recording, asks every question, writes the pictures; raises `ProcessError`."""
+    """Play the recording, ask every question and write the pictures; raise `ProcessError`."""
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("[0-9]*-*.png"):
         old.unlink()
@@ -238,7 +238,7 @@ def run(bag: Path, out: Path, questions: Sequence[tuple[str, str]], model: str) 
 
 
 def contact_sheet(answers: Sequence[Shown]) -> np.ndarray:
-    """All overlays in one picture, (H, W, 3) uint8 RGB."""
+    """Return all overlays in one picture, (H, W, 3) uint8 RGB."""
     from lens_ros import (
         visualization,
     )  # here and not above: it loads torch, which the processes need meanwhile
@@ -251,7 +251,7 @@ def contact_sheet(answers: Sequence[Shown]) -> np.ndarray:
 
 
 def table(answers: Sequence[Shown]) -> str:
-    """One line for each answer."""
+    """Return one line for each answer."""
     rows = [("instruction", "found", "box", "score", "ms")]
     for answer in answers:
         boxes, scores = [], []

@@ -51,7 +51,10 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0: written, 1: refused by the calibration set, 2: unusable input."""
+    """Return the exit status.
+
+    0: written, 1: refused by the calibration set, 2: unusable input.
+    """
     from lens_ros.deployment.quantize import QuantizationRefused, quantize_model
     from lens_ros.model.checkpoint import find_model
 
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 def calibration_questions(
     calibration: Path | None, folder: Path, schemes: Collection[Scheme]
 ) -> list[CalibrationQuestion]:
-    """Those of the folder ``calibration``, else of the demo for a model of tabletops, else none.
+    """Return the questions of the folder ``calibration``, or the demo's for a model of tabletops, or none.
 
     Raises:
         CalibrationError: an unusable folder, or int4 without questions.

@@ -99,7 +99,7 @@ def demo_questions() -> list[CalibrationQuestion]:
 
 
 def _texts(objects: Sequence[tuple[str, str]]) -> list[str]:
-    """Questions about objects, each color and category."""
+    """Return questions about objects, each color and category."""
     names = [f"the {color} {category}" for color, category in objects]
     many = Counter(category for _, category in objects)
     nexts = [*names[1:], names[0]]
@@ -117,7 +117,7 @@ def _texts(objects: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _pictures(bag: Path) -> list[np.ndarray]:
-    """Color images spread evenly over the recording."""
+    """Return color images, spread evenly over the recording."""
     with Recording(bag) as recording:
         messages = list(recording.messages([choose(recording.topics).color]))
     chosen = np.linspace(0, len(messages) - 1, _MOMENTS).round().astype(int)

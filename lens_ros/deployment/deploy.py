@@ -130,7 +130,7 @@ def verify(folder: Path) -> list[str]:
 
 
 def _stepwise(progress: Progress) -> Callable[[Iterable, str, int], Iterator]:
-    """As :func:`quantize_model` takes it."""
+    """Return the questions in the form that :func:`quantize_model` takes."""
 
     def passing(items: Iterable, what: str, count: int) -> Iterator:
         for done, item in enumerate(items, 1):

@@ -38,7 +38,7 @@ _PACKAGES = (
 def examine(
     model: str, *, device: str, backend: BackendChoice, quantization: Quantization, cache: EngineCache
 ) -> dict[str, Any]:
-    """Everything that a report of a fault should hold; values are JSON's.
+    """Return what a bug report should contain, as values of JSON.
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -112,7 +112,7 @@ def _tensorrt(name: Flavour) -> dict[str, Any]:
 
 
 def _libraries(name: str) -> list[str]:
-    """Every copy of the library that could be loaded: two versions side by side is a common fault."""
+    """Return every loadable copy of the library; two versions at once are a common fault."""
     stem = "libtensorrt_rtx.so" if name == "tensorrt_rtx" else "libnvinfer.so"
     found = {str(path.resolve()) for place in sys.path for path in Path(place).glob(f"tensorrt*/{stem}*")}
     try:

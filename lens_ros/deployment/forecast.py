@@ -32,12 +32,12 @@ class Forecast:
         return sum(self.parts.values()) + self.activations
 
     def fits(self, gigabytes: int) -> bool:
-        """Whether a board with so much memory has room for it beside the system and ROS."""
+        """Return whether a board with this much memory has room for it, the system and ROS."""
         return self.total <= gigabytes * 1e9 - _SYSTEM
 
 
 def parameter_counts(config: LensConfig) -> dict[str, int]:
-    """Numbers of parameters of the model's parts, without loading it."""
+    """Return the number of parameters of each part of the model, without loading it."""
     with torch.device("meta"):
         model = LensModel(config)
     layers = sum(p.numel() for p in model.language_model.layers.parameters())
@@ -57,7 +57,10 @@ def parameter_counts(config: LensConfig) -> dict[str, int]:
 
 
 def forecast(config: LensConfig, quantization: str) -> Forecast:
-    """``quantization``: none, int8 or int4."""
+    """Return the memory that the model needs.
+
+    ``quantization`` is none, int8 or int4.
+    """
     parts = {
         name: count * (_BYTES[quantization] if name == "language model" else _OTHER)
         for name, count in parameter_counts(config).items()

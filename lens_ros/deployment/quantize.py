@@ -207,7 +207,7 @@ def _agreement(
     device: str,
     progress: Progress,
 ) -> Agreement:
-    """Asks the full model, then the quantised one, never holding both; fills ``model``."""
+    """Ask the full model, then the quantised one, without holding both; fill ``model``."""
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     full = Lens.from_pretrained(folder, device=device, dtype=dtype)
     expected = _answers(full, questions, progress, "asking the full model")
@@ -228,7 +228,7 @@ def _answers(
 
 
 def agreement_of(expected: Sequence[Segmentation], found: Sequence[Segmentation]) -> Agreement:
-    """Answers to the same questions, held against each other."""
+    """Compare answers to the same questions."""
     overlaps = [mask_iou(a.mask, b.mask) for a, b in zip(expected, found, strict=True)]
     same = [a.answer == b.answer for a, b in zip(expected, found, strict=True)]
     nothing = [not (a.mask.any() or b.mask.any()) for a, b in zip(expected, found, strict=True)]
@@ -242,7 +242,7 @@ def agreement_of(expected: Sequence[Segmentation], found: Sequence[Segmentation]
 
 
 def _write(tensors: dict[str, torch.Tensor], provenance: Provenance, folder: Path, out: Path) -> Path:
-    """All or nothing: the file appears when it is complete."""
+    """Write the file so that it appears only when it is complete."""
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != folder.resolve():
         for name in _MODEL_FILES:

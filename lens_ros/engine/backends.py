@@ -79,7 +79,7 @@ class Engines:
         return [f"{half.part} {text}" for half in self.halves for text in half.refused]
 
     def are(self, backend: Backend) -> bool:
-        """Whether this backend runs both halves."""
+        """Return whether this backend runs both halves."""
         return all(half.label.split()[0] == backend for half in self.halves)
 
     @property
@@ -94,7 +94,7 @@ class Engines:
 
 
 def torch_alone(reason: str) -> Engines:
-    """Torch for both halves."""
+    """Return torch for both halves."""
     return Engines(*(Opened(part, "torch", reason) for part in PARTS))
 
 
@@ -209,7 +209,7 @@ def to_be_made(engines: Engines, backend: BackendChoice, device: str | torch.dev
 
 
 def _at_hand(backend: Backend, device: torch.device) -> bool:
-    """Whether the libraries that make and run its engines are installed."""
+    """Return whether the libraries that build and run its engines are installed."""
     if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         return False  # the self-check of a graph runs in ONNX Runtime, whatever becomes of it
     if backend == "onnxruntime":
@@ -278,7 +278,7 @@ class _Opener:
         raise next((each for each in refusals if not isinstance(each, EngineMissing)), refusals[0])
 
     def _labels(self, backend: Backend) -> list[str]:
-        """Of the devices that an engine may be for and run here."""
+        """Return the labels of the devices that an engine may be for and run here."""
         gpu = find_gpu(self.device)
         if gpu is None or backend == "onnxruntime":
             return [""]

@@ -139,7 +139,10 @@ class Warming:
 
 
 def _yield_to_everything(pid: int) -> None:
-    """Before its imports, which alone take seconds of a core; threads that it starts inherit both."""
+    """Lower the priority of this process before its imports, which take seconds of a core.
+
+    Threads that it starts inherit that.
+    """
     with contextlib.suppress(OSError):  # it has ended already
         os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
         # Where memory ends, it is this process that ends, not the node.

@@ -288,7 +288,7 @@ class _Phases:
 
 
 def self_check(source: Source, part: Part, session: Session) -> Check:
-    """Of one compiled half, on its device."""
+    """Check one compiled half on its device."""
     segmenter = source.segmenter.to(session.device)
     try:
         return check(segmenter, source.config.image, **{part: session})
@@ -310,7 +310,7 @@ def record_check(entry: Entry, manifest: Manifest, result: Check) -> Manifest:
 
 
 def _profile(info: GraphInfo) -> dict[str, Any]:
-    """Least, usual and largest shapes of the decoder's inputs; nothing is free in an encoder."""
+    """Return the least, usual and largest shapes of the decoder's inputs; an encoder has none to choose."""
     if info.part == "encoder":
         return {}
     side, width = info.side // 4, info.width
@@ -335,7 +335,7 @@ def _manifest(key: Key, file: Path, started: float, **more: Any) -> Manifest:
 
 
 def as_json(built: Sequence[Built]) -> list[dict[str, Any]]:
-    """For ``lens build-engine --json``."""
+    """Return the result for ``lens build-engine --json``."""
     return [
         {
             "part": one.part,

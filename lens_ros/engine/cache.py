@@ -101,7 +101,7 @@ class Entry:
         return self.folder / (self.manifest.file if self.manifest else PLAN)
 
     def read_again(self) -> Entry:
-        """As it is now; files are compared by size only."""
+        """Return the entry's present state; files are compared by size only."""
         return _read(self.folder)
 
 
@@ -112,7 +112,7 @@ class EngineCache:
     root: Path = field(default_factory=lambda: default_root())
 
     def entries(self, model: str | None = None) -> list[Entry]:
-        """Everything there, damaged things too; files are compared by size only."""
+        """Return every entry, damaged ones too; files are compared by size only."""
         pattern = f"{_safe(model)}/*" if model else "*/*"
         folders = sorted(p for p in self.root.glob(pattern) if p.is_dir() and not p.name.startswith("."))
         return [_read(folder) for folder in folders]
@@ -222,7 +222,7 @@ class EngineCache:
         return f"the {key.part} of '{key.model}' in {key.precision}{device}"
 
     def _stale(self, key: Key) -> str:
-        """How engines of the same half, precision and backend differ from the wanted one."""
+        """Return how engines of the same half, precision and backend differ from the wanted one."""
         return " | ".join(
             entry.manifest.key.differences(key)
             for entry in self.entries(key.model)
@@ -253,7 +253,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -293,7 +293,7 @@ def _need_space(folder: Path, need: int) -> None:
 
 
 def _abandoned(making: Path) -> bool:
-    """Whether nobody is at work in ``.making-ENTRY-...``: the lock of that entry is free.
+    """Return whether the lock of ``.making-ENTRY-...`` is free, so that no process builds it.
 
     Unlike the id of a process, a lock tells it across the containers of a machine too.
     """

@@ -93,5 +93,5 @@ def report(message: Message) -> None:
 
 
 def end_with_parent(number: int) -> None:
-    """Have the kernel send this signal to the child when the thread that started it ends."""
+    """Let the kernel send this signal to the child when the thread that started it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -34,7 +34,7 @@ class CompiledSegmenter(nn.Module):
         return self.torch.prompt_width
 
     def slim(self) -> CompiledSegmenter:
-        """Forgets the torch weights that the compiled halves replace; returns itself."""
+        """Drop the torch weights that the compiled halves replace; return the segmenter."""
         sam = self.torch.sam
         names = []
         if self.encoder is not None:
@@ -46,7 +46,7 @@ class CompiledSegmenter(nn.Module):
         return self
 
     def encode(self, pixels: torch.Tensor) -> ImageFeatures:
-        """As :meth:`Sam2Segmenter.encode`; images of a batch go one by one."""
+        """Encode images as :meth:`Sam2Segmenter.encode` does, one by one."""
         if self.encoder is None:
             return self.torch.encode(pixels)
         levels = [self.encoder(image[None]) for image in pixels]
@@ -54,13 +54,13 @@ class CompiledSegmenter(nn.Module):
         return ImageFeatures(embedding, tuple(finer))
 
     def box_prompts(self, boxes: torch.Tensor) -> torch.Tensor:
-        """As :meth:`Sam2Segmenter.box_prompts`."""
+        """Return prompts as :meth:`Sam2Segmenter.box_prompts` does."""
         return self.torch.box_prompts(boxes)
 
     def decode(
         self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`Sam2Segmenter.decode`; 16 prompts at a time."""
+        """Decode masks as :meth:`Sam2Segmenter.decode` does, 16 prompts at a time."""
         if self.decoder is None:
             dtype = self.torch.no_mask_embedding.dtype
             embedding, *finer = (x.to(dtype) for x in (features.embedding, *features.high_resolution))

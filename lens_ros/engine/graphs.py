@@ -86,7 +86,7 @@ class DecoderGraph(nn.Module):
 
 
 def graph(segmenter: Sam2Segmenter | SamSegmenter, part: Part, precision: Precision) -> nn.Module:
-    """One half of ``segmenter``, in eval mode; the weights are copied."""
+    """Return one half of ``segmenter`` in eval mode, with copied weights."""
     made = (EncoderGraph if part == "encoder" else DecoderGraph)(segmenter, precision)
     return made.eval().requires_grad_(False)
 
@@ -104,7 +104,7 @@ def output_names(segmenter: Sam2Segmenter | SamSegmenter, part: Part) -> list[st
 
 
 def picture_side(segmenter: Sam2Segmenter | SamSegmenter) -> int:
-    """S, in pixels."""
+    """Return S, in pixels."""
     encoder = segmenter.sam.prompt_encoder
     return encoder.input_image_size[0] if isinstance(segmenter, SamSegmenter) else encoder.input_image_size
 
@@ -135,7 +135,7 @@ def sample_inputs(
 def first_of(
     inputs: tuple[torch.Tensor, ...], part: Part, instances: int, tokens: int
 ) -> tuple[torch.Tensor, ...]:
-    """Of a graph's inputs those of the first instances, with the first of each one's prompt tokens."""
+    """Return a graph's inputs for the first instances, with the first of each one's prompt tokens."""
     if part == "encoder":
         return inputs
     *levels, prompts, previous, given = inputs

@@ -49,7 +49,7 @@ def check(
     encoder: Session | None = None,
     decoder: Session | None = None,
 ) -> Check:
-    """Box-prompted masks of the bundled pictures: torch against torch with the given halves replaced.
+    """Compare box-prompted masks of the bundled pictures: torch, and torch with the given halves replaced.
 
     Args:
         segmenter: the truth, float32, on the device of the sessions.

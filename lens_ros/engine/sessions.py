@@ -143,7 +143,7 @@ class TensorRTSession:
         return tuple(tensor for _, tensor in made)
 
     def _replay(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Warms up, captures once, then copies in, replays, copies out."""
+        """Warm up and capture once; then copy in, replay, copy out."""
         if self._graph is None and self._runs < _WARM_UPS:
             self._runs += 1
             return self._run(inputs)
@@ -170,7 +170,7 @@ Bound = list[tuple[TensorSpec, torch.Tensor]]
 def bind(
     specs: Sequence[TensorSpec], inputs: Sequence[torch.Tensor], device: torch.device
 ) -> tuple[Bound, Bound]:
-    """Tensors for every input, contiguous, of its dtype and on ``device``, and new ones for every output.
+    """Return contiguous inputs of the right dtype on ``device``, and new tensors for every output.
 
     A free size of an output is the first input's free first size: the number of instances.
 
@@ -201,7 +201,7 @@ def bind(
 
 
 def enqueue(context: Any, tensors: Sequence[tuple[TensorSpec, torch.Tensor]], stream: int, told: Any) -> None:
-    """Hands an ``IExecutionContext`` every shape and address, and starts it on a CUDA stream.
+    """Give an ``IExecutionContext`` every shape and address, and start it on a CUDA stream.
 
     Raises:
         EngineError: TensorRT refuses a shape or does not start; ``told()`` says what it said.

@@ -53,7 +53,10 @@ class Library:
         return self.flavour == "tensorrt_rtx"
 
     def dtype(self, value: Any) -> str:
-        """``trt.DataType`` as torch names it; never by ``trt.nptype``, which new numpys break."""
+        """Return torch's dtype of a ``trt.DataType``.
+
+        ``trt.nptype`` is not used, because new versions of NumPy break it.
+        """
         types = self.module.DataType
         names = {
             types.FLOAT: "float32",
@@ -101,7 +104,7 @@ def compile_onnx(
     capabilities: tuple[str, ...] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[bytes, list[TensorSpec]]:
-    """Compiles a strongly typed ONNX file.
+    """Compile a strongly typed ONNX file.
 
     Args:
         profile: least, usual and largest shape of every input with free sizes.
@@ -147,7 +150,7 @@ def compile_onnx(
 
 
 def network_flags(library: Library) -> int:
-    """For ``create_network``: strong typing, where it is not the only way."""
+    """Return the flags for ``create_network``: strong typing, where it is not the only way."""
     flag = getattr(library.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     ten = not library.is_rtx and library.version.split(".")[0] == "10"
     return 1 << int(flag) if ten and flag is not None else 0

@@ -48,7 +48,7 @@ class Score:
 
 
 def overlap(predicted: np.ndarray, true: np.ndarray) -> tuple[int, int]:
-    """Intersection and union, in pixels, of two ``(H, W)`` bool masks."""
+    """Return intersection and union, in pixels, of two ``(H, W)`` bool masks."""
     return int(np.count_nonzero(predicted & true)), int(np.count_nonzero(predicted | true))
 
 
@@ -59,7 +59,7 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def summarize(scores: Sequence[Score]) -> dict[str, float]:
-    """Means over ``scores`` (at least one).
+    """Return means over ``scores`` (at least one).
 
     ``ciou``: summed intersections over summed unions; ``giou``: mean IoU per answer; both and the rates in
     percent. ``pr50`` to ``pr90``: Pr@0.5 to Pr@0.9, answers whose mask has an IoU above that threshold.
@@ -91,7 +91,7 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def summarize_nothing(scores: Sequence[Score]) -> dict[str, float | None]:
-    """How well "nothing there" was told from the rest.
+    """Return precision and recall of the answer "nothing there".
 
     ``precision``: of the answers that say so, those that are right, in percent (None where no answer says
     so). ``recall``: of the questions about what is not there, those that are answered so, in percent (None
@@ -108,6 +108,6 @@ def summarize_nothing(scores: Sequence[Score]) -> dict[str, float | None]:
 
 
 def summarize_by_kind(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
-    """:func:`summarize` for each kind of expression, sorted by name."""
+    """Return :func:`summarize` for each kind of expression, sorted by name."""
     kinds = sorted({s.kind for s in scores})
     return {kind: summarize([s for s in scores if s.kind == kind]) for kind in kinds}

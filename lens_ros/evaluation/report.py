@@ -157,7 +157,7 @@ def html_report(title: str, about: Mapping[str, object], examples: Sequence[Exam
 
 
 def _sections(examples: Sequence[Example]) -> Iterable[tuple[str, str, list[Example]]]:
-    """Headings, explanations and what to show below them."""
+    """Return headings, explanations and what to show below them."""
     ranked = sorted(examples, key=lambda example: (example.score.iou, example.score.box_iou))
     legend = "Filled: the mask, green where accepted, red where not, with its box; white: the true box."
     if len(ranked) <= 3 * PER_SECTION:
@@ -215,7 +215,7 @@ def _cell(key: str, value: float) -> str:
 
 
 def _histogram(overlaps: Sequence[float]) -> str:
-    """Ten bars, IoU 0 to 1, each with its count."""
+    """Return ten bars, IoU 0 to 1, each with its count."""
     counts, _ = np.histogram(overlaps, bins=10, range=(0, 1))
     parts = []
     for k, count in enumerate(counts):

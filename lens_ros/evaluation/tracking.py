@@ -52,7 +52,9 @@ def step_of(
 
 
 def summarize_tracking(steps: Sequence[Step]) -> dict[str, float | None]:
-    """Over all frames of all sequences (at least one); rates in percent, None where no frame counts.
+    """Summarise all frames of all sequences (at least one).
+
+    Rates are in percent, None where no frame counts.
 
     ``j``: mean IoU (DAVIS's J) of the frames with the target in view, no mask counting 0; ``j_last_quarter``
     of the last quarter; ``j_masked``: of those that have a mask. ``wrong_object``: of the masks, how many

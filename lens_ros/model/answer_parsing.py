@@ -152,7 +152,7 @@ def parse_answer(text: str, extent: tuple[float, float]) -> ParsedAnswer:
 
 
 def tidy(text: str) -> str:
-    """Text for people: no special tokens, punctuation close to its word."""
+    """Return text for people: no special tokens, punctuation close to its word."""
     text = re.sub(r"\s+", " ", re.sub(r"</?(?:think|answer)>|<\|\w*\|>", " ", text))
     return re.sub(r"([(\[]) ", r"\1", re.sub(r" ([.,;:?!)\]])", r"\1", text)).strip()
 
@@ -184,7 +184,7 @@ def _read(text: str, extent: tuple[float, float]) -> tuple[tuple[Box, ...], bool
 
 
 def _tells_size(found: re.Match[str], numbers: Numbers, extent: tuple[float, float]) -> bool:
-    """Whether four numbers in a text are the size of the image, not a target."""
+    """Return whether four numbers in a text are the size of the image, not a target."""
     x1, y1, x2, y2 = numbers
     if (x1, y1, x2, y2) == (0, 0, *extent):
         return True
@@ -233,7 +233,7 @@ def _entry(entry: object) -> tuple[Numbers | None, str, bool]:
 
 
 def _numbers(value: object) -> tuple[Numbers | None, bool]:
-    """Four numbers in any of the forms that JSON gives them, and whether it is the plain one."""
+    """Return four numbers in any of JSON's forms, and whether it is the plain one."""
     taught = isinstance(value, list) and len(value) == 4
     if isinstance(value, dict):
         value = _by_name(value)
@@ -288,7 +288,7 @@ def _boxes(written: Sequence[tuple[Numbers, str]], extent: tuple[float, float]) 
 
 
 def _box(numbers: Numbers, extent: tuple[float, float], label: str) -> Box | None:
-    """None if these are not finite, or if the image holds no more of the box than its origin."""
+    """Return the box, or None if it is not finite or has no more than its origin in the image."""
     fractions = [n / side for n, side in zip(numbers, (*extent, *extent), strict=True)]
     if not all(math.isfinite(f) for f in fractions):
         return None
@@ -300,7 +300,7 @@ def _box(numbers: Numbers, extent: tuple[float, float], label: str) -> Box | Non
 
 
 def _unique(boxes: Iterable[Box | None]) -> tuple[Box, ...]:
-    """Every place once, under its first label."""
+    """Return every place once, under its first label."""
     places: dict[tuple[float, ...], Box] = {}
     for box in filter(None, boxes):
         places.setdefault((box.x1, box.y1, box.x2, box.y2), box)

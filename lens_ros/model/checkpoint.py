@@ -162,7 +162,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_quantized_tensors(
     model: LensModel, tensors: dict[str, torch.Tensor], scheme: Scheme, source: str, *, dtype: torch.dtype
 ) -> None:
-    """:func:`load_tensors` for the tensors of a file of quantised weights.
+    """Load the tensors of a file of quantised weights, as :func:`load_tensors` does.
 
     Raises:
         CheckpointError: they are not what the model asks for, or torchao is not installed.

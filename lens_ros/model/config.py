@@ -94,7 +94,7 @@ class LensConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LensConfig:
-        """Rebuilds a configuration from :func:`dataclasses.asdict`'s form.
+        """Rebuild a configuration from the form of :func:`dataclasses.asdict`.
 
         Raises:
             TypeError, KeyError: an unknown or missing field.

@@ -68,7 +68,10 @@ class ContextModule(nn.Module):
     """Learned queries, the connector that mixes what they read, and the fold into one prompt vector."""
 
     def __init__(self, width: int, prompt_width: int, config: ContextConfig) -> None:
-        """``width``: of the reasoner's hidden states; ``prompt_width``: of the segmenter's prompts."""
+        """Create the connector.
+
+        ``width``: size of the reasoner's hidden states; ``prompt_width``: size of the segmenter's prompts.
+        """
         super().__init__()
         self.learnable_query = nn.Parameter(torch.empty(1, config.num_queries, width))
         nn.init.normal_(self.learnable_query, std=0.02)
@@ -83,7 +86,7 @@ class ContextModule(nn.Module):
         return self.learnable_query.shape[1]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Folds the queries' final hidden states ``(B, Q, H)`` into prompts ``(B, 1, prompt_width)``."""
+        """Fold the queries' final hidden states ``(B, Q, H)`` into prompts ``(B, 1, prompt_width)``."""
         mixed = self.connector(hidden)
         folded = self.conv_1d(mixed.transpose(1, 2)).transpose(1, 2)
         return self.proj_to_sam(folded)

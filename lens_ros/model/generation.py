@@ -70,7 +70,7 @@ def generate(
     cancelled: Callable[[], bool] | None = None,
     decoder: StaticDecoder | None = None,
 ) -> Continuation:
-    """Goes on writing after what was read; extends ``reading``.
+    """Generate tokens after what was read; extend ``reading``.
 
     Args:
         logits: ``(B, V)`` for the first new token.
@@ -128,7 +128,7 @@ def generate_by_lookup(
     on_token: Callable[[int, list[int]], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Continuation:
-    """Greedy :func:`generate` of one row by prompt lookup (:mod:`lens_ros.model.prompt_lookup`).
+    """Run greedy :func:`generate` of one row by prompt lookup (:mod:`lens_ros.model.prompt_lookup`).
 
     Args:
         said: ids of the question, to propose from. Other arguments and errors: see :func:`generate`.

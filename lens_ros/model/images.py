@@ -109,14 +109,14 @@ def mask_prompts(masks: Sequence[np.ndarray], config: ImageConfig) -> torch.Tens
 
 
 def _longest_side(size: tuple[int, ...], side: int) -> tuple[int, int]:
-    """Height and width, aspect kept, of an image whose longer side is ``side`` (rounded as SAM rounds)."""
+    """Return height and width, aspect kept, with ``side`` as the longer one (rounded as SAM rounds)."""
     height, width = size
     scale = side / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def squash(rgb: np.ndarray, side: int) -> np.ndarray:
-    """Resizes ``(H, W, 3)`` uint8 to ``(side, side, 3)``, aspect not kept, area-averaged when shrinking."""
+    """Resize ``(H, W, 3)`` uint8 to ``(side, side, 3)``, aspect not kept, area-averaged when shrinking."""
     if rgb.shape[:2] == (side, side):
         return rgb
     shrinks = rgb.shape[0] > side or rgb.shape[1] > side
@@ -130,14 +130,16 @@ def _resized(rgb: np.ndarray, side: int, interpolation: int) -> np.ndarray:
 def normalized(
     rgb: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> torch.Tensor:
-    """``(B, H, W, 3)`` uint8 to ``(B, 3, H, W)`` float32, ``(x / 255 - mean) / std``."""
+    """Normalise ``(B, H, W, 3)`` uint8 to ``(B, 3, H, W)`` float32, ``(x / 255 - mean) / std``."""
     scale = rgb.new_tensor(std, dtype=torch.float32) * 255
     shift = rgb.new_tensor(mean, dtype=torch.float32) * 255
     return ((rgb.float() - shift) / scale).permute(0, 3, 1, 2)
 
 
 def merge_order(grid: torch.Tensor) -> torch.Tensor:
-    """Flattens ``(..., rows, cols)`` patch cells into Qwen2.5-VL's order: 2x2 blocks, then row-major inside.
+    """Flatten ``(..., rows, cols)`` patch cells into Qwen2.5-VL's order.
+
+    2x2 blocks row by row, and row-major inside a block.
 
     Returns ``(..., rows * cols)``.
     """
@@ -147,7 +149,7 @@ def merge_order(grid: torch.Tensor) -> torch.Tensor:
 
 
 def patches(pixels: torch.Tensor, *, position_code: bool) -> torch.Tensor:
-    """Cuts normalised pictures into the reasoner's patches.
+    """Cut normalised pictures into the reasoner's patches.
 
     Args:
         pixels: ``(B, 3, H, W)`` float32, both sides multiples of 28.
@@ -169,7 +171,7 @@ def patches(pixels: torch.Tensor, *, position_code: bool) -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def _position_code(rows: int, cols: int) -> torch.Tensor:
-    """``(rows * cols, 3, 14, 14)``: 12 frequencies of sin/cos per axis, tiled over a patch's pixels."""
+    """Return ``(rows * cols, 3, 14, 14)``: 12 frequencies of sin/cos per axis, tiled over each patch."""
     grid = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     code = []
     for axis, cells in zip(grid, (rows, cols), strict=True):
@@ -182,12 +184,15 @@ def _position_code(rows: int, cols: int) -> torch.Tensor:
 
 
 def visual_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of visual tokens of a reasoner's picture."""
+    """Return rows and columns of visual tokens of a reasoner's picture."""
     return height // (PATCH * MERGE), width // (PATCH * MERGE)
 
 
 def reasoner_inputs(rgb: torch.Tensor, config: ImageConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reasoner's pictures ``(B, h, w, 3)`` uint8 to ``pixel_values`` and ``image_grid_thw`` ``(B, 3)``."""
+    """Convert pictures to ``pixel_values`` and ``image_grid_thw`` ``(B, 3)``.
+
+    The reasoner's pictures are ``(B, h, w, 3)`` uint8.
+    """
     pixels = normalized(rgb, config.reasoner_mean, config.reasoner_std)
     batch, height, width, _ = rgb.shape
     grid = torch.tensor([[1, height // PATCH, width // PATCH]] * batch, device=rgb.device)
@@ -195,7 +200,7 @@ def reasoner_inputs(rgb: torch.Tensor, config: ImageConfig) -> tuple[torch.Tenso
 
 
 def segmenter_inputs(rgb: torch.Tensor, config: ImageConfig) -> torch.Tensor:
-    """Segmenter's pictures ``(B, h, w, 3)`` uint8 to ``(B, 3, S, S)`` float32, zeros in the margin."""
+    """Convert pictures ``(B, h, w, 3)`` uint8 to ``(B, 3, S, S)`` float32, zeros in the margin."""
     pixels = normalized(rgb, config.segmenter_mean, config.segmenter_std)
     side = config.segmenter_size
     return F.pad(pixels, (0, side - pixels.shape[-1], 0, side - pixels.shape[-2]))

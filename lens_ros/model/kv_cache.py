@@ -46,7 +46,7 @@ class Reading:
         return self._next
 
     def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each layer's keys and values ``(B, heads, length, width)``."""
+        """Return each layer's keys and values ``(B, heads, length, width)``."""
         return [(layer.keys, layer.values) for layer in self._cache.layers]
 
     def replace(
@@ -161,5 +161,5 @@ def _without_last_feed_forward(language_model: nn.Module) -> nn.Module:
 
 
 def log_probability(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-    """Natural logarithm ``(B,)`` float32 of the probability of ``token`` ``(B,)``, ``logits`` ``(B, V)``."""
+    """Return the log-probability ``(B,)`` float32 of ``token`` ``(B,)`` under ``logits`` ``(B, V)``."""
     return logits.float().log_softmax(-1).gather(-1, token[:, None])[:, 0]

@@ -14,7 +14,7 @@ import torch
 def mrope_positions(
     input_ids: torch.Tensor, image_token: int, grid: tuple[int, int]
 ) -> tuple[torch.Tensor, int]:
-    """Positions of one sequence: text counts on all three axes, an image spans time 1, height and width.
+    """Return positions of one sequence; text counts on all three axes, an image on time, height and width.
 
     Args:
         input_ids: ``(L,)`` int64, with at most one run of ``image_token``.
@@ -52,7 +52,7 @@ def padded_mrope_positions(
     image_token: int,
     grids: Sequence[tuple[int, int]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`mrope_positions` of every row of a padded batch, counted over its unpadded tokens.
+    """Return :func:`mrope_positions` of each row of a padded batch, counted over its unpadded tokens.
 
     Args:
         input_ids, attention_mask: ``(B, L)``; padding (mask 0) may lie anywhere.
@@ -74,7 +74,9 @@ def padded_mrope_positions(
 
 
 def counted_positions(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions that count unpadded tokens, images like text: the query pass of the released checkpoints.
+    """Return positions that count unpadded tokens, images like text.
+
+    The query pass of the released checkpoints uses them.
 
     transformers 4.51.3, which the reference pins, falls back to this rule when it is given embeddings
     without token ids; the weights were trained with it.

@@ -76,7 +76,7 @@ class LookupDecoder:
         self.passes += 1
 
     def stop(self) -> None:
-        """Nothing more is taken: the reading is cut back to hold all but the token that was taken last."""
+        """Cut the reading back to all but the token that was taken last; take nothing more."""
         self._reading.crop(len(self._known) - self._taken)
         self._known, self._taken = [], 0
 

@@ -59,13 +59,13 @@ class Provenance:
     calibration: dict[str, Any] | None
 
     def to_metadata(self) -> dict[str, str]:
-        """For safetensors, which keeps text only."""
+        """Return the metadata as text, which is all that safetensors keeps."""
         # One entry: safetensors writes several in an order of its own, and equal files would differ.
         return {"provenance": json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True)}
 
 
 def quantized_file(folder: Path, scheme: Scheme) -> Path:
-    """Where a model's folder keeps them."""
+    """Return where a model's folder keeps its quantised weights."""
     return folder / f"model.{scheme}.safetensors"
 
 
@@ -243,7 +243,7 @@ def _int4_tensor(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) 
 
 
 def pack(values: torch.Tensor) -> torch.Tensor:
-    """``(N, K)`` int8 in -8..7 to ``(N, K/2)`` uint8, as ``aten::_convert_weight_to_int4pack`` takes it."""
+    """Pack ``(N, K)`` int8 in -8..7 into ``(N, K/2)`` uint8 for ``aten::_convert_weight_to_int4pack``."""
     raised = (values + 8).to(torch.uint8)
     return raised[:, ::2] << 4 | raised[:, 1::2]
 

@@ -224,7 +224,7 @@ def _has_trained_sam(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _reasoner(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of ``Qwen2_5_VLConfig``, whose field names are the same; only the layout differs."""
+    """Return keywords of ``Qwen2_5_VLConfig``, whose field names are the same; only the layout differs."""
     vision = _field(path, given, "vision_config", dict)
     rope = _field(path, given, "rope_scaling", dict)
     section = _field(path, rope, "mrope_section", list)
@@ -257,7 +257,7 @@ def _reasoner(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _segmenter(path: Path) -> dict[str, Any]:
-    """Keywords of ``Sam2Config`` for the sizes in the file, or hiera-L's where there is none."""
+    """Return keywords of ``Sam2Config`` for the sizes in the file, or hiera-L's without a file."""
     given = _read_json(path) if path.exists() else _HIERA_L
     size = _field(path, given, "image_size", int)
     sizes = _fields(path, given, tuple(_HIERA_L), ())
@@ -309,7 +309,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder's safetensors; memory-mapped."""
+    """Return all tensors of a folder's safetensors, memory-mapped."""
     tensors: dict[str, torch.Tensor] = {}
     for path in _weight_files(folder):
         for name, tensor in _read_safetensors(path).items():
@@ -365,7 +365,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_sam2(path: Path) -> dict[str, torch.Tensor]:
-    """SAM 2's own tensors, by their own names."""
+    """Return SAM 2's own tensors, under their own names."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: expected SAM 2's own weights, sam2_hiera_large.pt.")
     if path.suffix == ".safetensors":

@@ -133,7 +133,7 @@ class SamSegmenter(nn.Module):
     def decode(
         self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks for ``N >= 1`` prompts per image.
+        """Decode masks for ``N >= 1`` prompts per image.
 
         Args:
             features: of ``B`` images.
@@ -288,7 +288,7 @@ def _refusal(source: str, reason: str) -> CheckpointError:
 
 
 def _modeling() -> ModuleType:
-    """``segment_anything.modeling``, without executing the ``__init__`` of ``segment_anything``.
+    """Return ``segment_anything.modeling`` without executing the ``__init__`` of ``segment_anything``.
 
     That imports torchvision, for parts that are not needed here; and torchvision has no build for every
     torch. So the package's folder is mounted under a name of its own, as a namespace. A real ``import

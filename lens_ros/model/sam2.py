@@ -86,7 +86,7 @@ class Sam2Segmenter(nn.Module):
     def decode(
         self, features: ImageFeatures, prompts: torch.Tensor, previous: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks for ``N`` prompts per image.
+        """Decode masks for ``N`` prompts per image.
 
         Args:
             features: of ``B`` images.
@@ -193,7 +193,7 @@ class _Residual(nn.Module):
 
 
 def _coordinate_waves(side: int) -> torch.Tensor:
-    """``(1, 18, side, side)``: x and y in 0..1 and their sin/cos at 1, 2, 4 and 8 periods."""
+    """Return ``(1, 18, side, side)``: x and y in 0..1 and their sin/cos at 1, 2, 4 and 8 periods."""
     axis = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     waves = [x, y]

@@ -45,7 +45,7 @@ class Calibration:
     precision: float
 
     def probability(self, consistency: float, certainty: Certainty) -> float:
-        """0..1.
+        """Return the probability, 0..1.
 
         Args:
             consistency: 0..1.
@@ -57,7 +57,7 @@ class Calibration:
 
 
 def certainty_of(tokens: Sequence[str], log_probs: Sequence[float]) -> Certainty:
-    """Of an answer.
+    """Return the certainty of an answer.
 
     Args:
         tokens: as the tokenizer spells them.

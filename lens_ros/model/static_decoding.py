@@ -116,7 +116,7 @@ class StaticDecoder:
         reading.replace(layers, mask, self._next.clone())
 
     def _step(self) -> torch.Tensor:
-        """All of it happens on the device, in place."""
+        """Take one step, on the device and in place."""
         # 0, or hidden, without torch.where: it copies its numbers from the host, which no CUDA graph may.
         visible = (self._written - 1).to(self._mask.dtype) * -self._hidden
         self._mask.index_copy_(3, self._column, visible[:, None, None, None])
@@ -160,7 +160,7 @@ class StaticDecoders:
         self._decoders: OrderedDict[tuple, StaticDecoder] = OrderedDict()
 
     def get(self, rows: int, columns: int, *, compiled: bool) -> StaticDecoder:
-        """One for ``rows`` sequences of ``columns`` columns or somewhat more."""
+        """Return a decoder for ``rows`` sequences of at least ``columns`` columns."""
         capacity = -(-columns // CAPACITY_STEP) * CAPACITY_STEP
         table = self._parts[0].embed_tokens.weight
         key = rows, capacity, compiled, table.device, table.dtype  # the model may have moved
@@ -175,7 +175,7 @@ class StaticDecoders:
 def growing(
     reading: Reading, embed: nn.Module, head: nn.Module
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """:meth:`StaticDecoder.advance` on the growing cache of ``reading``."""
+    """Run :meth:`StaticDecoder.advance` on the growing cache of ``reading``."""
 
     def advance(token: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
         mask = None if bool(written.all()) else written.long()[:, None]

@@ -171,7 +171,10 @@ class Driver:
         self._meeting: dict[str, Any] = {}  # by the node's name: the latest, made after all of the others
 
     def wait_until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
-        """Spins until `condition()`; raises `ProcessError` after `timeout` seconds or when a process ends."""
+        """Spin until `condition()`.
+
+        Raises `ProcessError` after `timeout` seconds or when a process ends.
+        """
         deadline = time.monotonic() + timeout
         while not condition():
             for process in self.processes:
@@ -184,7 +187,7 @@ class Driver:
             self.executor.spin_once(timeout_sec=0.05)
 
     def spin(self, seconds: float) -> None:
-        """Spins for a while."""
+        """Spin for a while."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
@@ -212,7 +215,7 @@ class Driver:
         return future.result()
 
     def change_state(self, node_name: str, transition: int, timeout: float = 120.0) -> bool:
-        """Asks a lifecycle node for a transition; whether it succeeded."""
+        """Ask a lifecycle node for a transition; return whether it succeeded."""
         request = ChangeState.Request(transition=Transition(id=transition))
         return self.call(ChangeState, f"{node_name}/change_state", request, timeout).success
 
@@ -254,6 +257,6 @@ def own_domain() -> int:
 
 
 def end_ros() -> None:
-    """Shuts rclpy down where it is still up."""
+    """Shut rclpy down if it is up."""
     if rclpy.ok():
         rclpy.try_shutdown()

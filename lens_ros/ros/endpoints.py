@@ -45,7 +45,7 @@ class EndpointError(ValueError):
 
 
 def reliable(depth: int) -> QoSProfile:
-    """RELIABLE, VOLATILE, the last `depth` messages."""
+    """Return RELIABLE, VOLATILE, the last `depth` messages."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
         depth=depth,
@@ -62,7 +62,7 @@ def kept(depth: int) -> QoSProfile:
 
 
 def requests() -> QoSProfile:
-    """RELIABLE, VOLATILE, the last 100: for services and for their clients.
+    """Return RELIABLE, VOLATILE, the last 100 messages: for services and their clients.
 
     Of ROS's ten, a burst of requests would lose some without a word; and a client receives the responses to
     all other clients too, which push its own out while its process does not get to reading.
@@ -76,7 +76,7 @@ def goal_requests() -> dict[str, Any]:
 
 
 def newest_only() -> QoSProfile:
-    """BEST_EFFORT, VOLATILE, the newest message: how images are read."""
+    """Return BEST_EFFORT, VOLATILE, the newest message: for reading images."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
         depth=1,
@@ -210,7 +210,7 @@ class Endpoints:
         self._open.append((self._node.destroy_timer, created))
 
     def close(self) -> None:
-        """Destroys everything that was opened, the latest first."""
+        """Destroy everything that was opened, the latest first."""
         with self._checking:
             self._watched.clear()
             reported, self._mismatched = self._mismatched, {}

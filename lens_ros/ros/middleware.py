@@ -22,7 +22,7 @@ FAST_DDS = ("", "rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp")
 
 @contextmanager
 def fitted_profile(look: Callable[[], SharedMemory] = shared_memory.look) -> Iterator[str]:
-    """Have the first node that is made inside use a shared-memory segment that fits into /dev/shm.
+    """Give the first node made inside a shared-memory segment that fits into /dev/shm.
 
     Yields what to tell the user: what was found, what it means and what to do; empty if all is well. Fast DDS
     reads its profile once, with the first node of a process. Only lens_ros' own profile is changed, in a copy

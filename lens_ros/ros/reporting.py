@@ -148,7 +148,7 @@ def survives(callback: Callback) -> Callback:
 
 
 def is_ours(error: Exception) -> bool:
-    """Whether the error's text says all that there is to say."""
+    """Return whether the error's text is complete without its type and traceback."""
     return isinstance(error, (ValueError, OutOfMemory)) and bool(str(error))
 
 

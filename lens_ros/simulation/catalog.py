@@ -63,17 +63,20 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
 
 
 def natural_colors(category: str) -> tuple[str, ...]:
-    """Colors in which `category` exists, held-out pairs included. Raises KeyError for an unknown category."""
+    """Return the colors of `category`, held-out pairs included.
+
+    Raises KeyError for an unknown category.
+    """
     if category not in CATEGORIES:
         raise KeyError(f"unknown category {category!r}: expected one of {', '.join(CATEGORIES)}")
     return _NATURAL_COLORS.get(category, COLORS)
 
 
 def training_colors(category: str) -> tuple[str, ...]:
-    """Colors of `category` that may appear in training scenes."""
+    """Return the colors of `category` that may appear in training scenes."""
     return tuple(color for color in natural_colors(category) if (category, color) not in HELD_OUT_PAIRS)
 
 
 def held_out_colors(category: str) -> tuple[str, ...]:
-    """Colors of `category` that only appear when held-out pairs are asked for."""
+    """Return the colors of `category` that only appear when held-out pairs are asked for."""
     return tuple(color for color in natural_colors(category) if (category, color) in HELD_OUT_PAIRS)

@@ -98,7 +98,7 @@ def sample_pool(seed: int, block: int, *, unseen_textures: bool = False) -> Pool
 def sample_layout(
     pool: Pool, seed: int, index: int, *, count: tuple[int, int] = (3, 9), held_out_pairs: bool = False
 ) -> Layout:
-    """Scene `index` of `seed`, a pure function of its arguments.
+    """Return scene `index` of `seed`, a pure function of its arguments.
 
     count: fewest and most objects, both inclusive; a very full table may take fewer than drawn.
     held_out_pairs: allow the pairs of catalog.HELD_OUT_PAIRS, and prefer them half of the time.
@@ -131,7 +131,7 @@ def place_shapes(
     distance: float,
     image_size: tuple[int, int],
 ) -> list[tuple[float, float, float] | None]:
-    """(x, y, yaw) per shape, on the table, apart and in the view; None where no room was found.
+    """Return (x, y, yaw) per shape, on the table, apart and in view; None if there was no room.
 
     target: (3,) world point that `camera` looks at from `distance` metres. image_size: (width, height).
     """

@@ -73,7 +73,10 @@ def make_shape(category: str, rng: np.random.Generator, size: float = 1.0) -> Sh
 
 
 def lathe(profile: Sequence[tuple[float, float]] | np.ndarray, sides: int = 28) -> Surface:
-    """Surface of revolution about z. profile: (N, 2) of (radius, z), from the bottom outwards and up."""
+    """Return a surface of revolution about z.
+
+    profile: (N, 2) of (radius, z), from the bottom outwards and up.
+    """
     points = _split_corners(np.asarray(profile, float))
     angles = np.linspace(0, 2 * np.pi, sides, endpoint=False)
     rings = np.stack(
@@ -93,7 +96,10 @@ def sweep(
     sides: int = 12,
     flatness: float = 1.0,
 ) -> Surface:
-    """Tube along `path` (N, 3) with a radius per point; `flatness` scales the section's second axis."""
+    """Return a tube along `path` (N, 3) with a radius per point.
+
+    `flatness` scales the section's second axis.
+    """
     centers = np.asarray(path, float)
     radii = np.broadcast_to(np.asarray(radius, float), (len(centers),))
     tangents = np.gradient(centers, axis=0)
@@ -113,7 +119,10 @@ def sweep(
 
 
 def box(x: float, y: float, z: float, center_z: float | None = None) -> Surface:
-    """Axis-aligned box with half sizes x, y, z; it stands on z = 0 unless `center_z` is given."""
+    """Return an axis-aligned box with half sizes x, y, z.
+
+    It stands on z = 0 unless `center_z` is given.
+    """
     signs = np.array([[sx, sy, sz] for sx in (-1, 1) for sy in (-1, 1) for sz in (-1, 1)], float)
     corners = signs * (x, y, z) + (0, 0, z if center_z is None else center_z)
     faces = np.array(
@@ -127,7 +136,7 @@ def box(x: float, y: float, z: float, center_z: float | None = None) -> Surface:
 def ellipsoid(
     rx: float, ry: float, rz: float, center: Sequence[float] = (0, 0, 0), sides: int = 24
 ) -> Surface:
-    """Ellipsoid with the given half axes."""
+    """Return an ellipsoid with the given half axes."""
     latitude = np.linspace(-np.pi / 2, np.pi / 2, 13)
     profile = np.stack([np.cos(latitude), np.sin(latitude)], 1)
     profile[[0, -1], 0] = 0
@@ -135,7 +144,7 @@ def ellipsoid(
 
 
 def _tube(rings: np.ndarray) -> Surface:
-    """Surface through `rings` (R, S, 3); a ring of zero size closes the tube."""
+    """Return a surface through `rings` (R, S, 3); a ring of zero size closes the tube."""
     count, sides = rings.shape[:2]
     vertices = rings.reshape(-1, 3)
     ring, side = np.meshgrid(np.arange(count - 1), np.arange(sides), indexing="ij")
@@ -150,7 +159,7 @@ def _tube(rings: np.ndarray) -> Surface:
 
 
 def _split_corners(profile: np.ndarray) -> np.ndarray:
-    """Doubles the points of sharp corners, so that averaged normals do not smear over an edge."""
+    """Double the points of sharp corners, so that averaged normals do not smear over an edge."""
     steps = np.diff(profile, axis=0)
     steps /= np.linalg.norm(steps, axis=1, keepdims=True)
     sharp = (steps[:-1] * steps[1:]).sum(1) < _SHARP_CORNER

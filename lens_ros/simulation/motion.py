@@ -93,7 +93,7 @@ def _swaying(camera: Camera, rng: np.random.Generator, frames: int, strength: fl
 def _waves(
     rng: np.random.Generator, seconds: np.ndarray, count: int, rates: tuple[float, float]
 ) -> np.ndarray:
-    """``(frames, count)``: smooth curves that start at 0 and stay about within -2..2."""
+    """Return smooth curves ``(frames, count)`` that start at 0 and stay about within -2..2."""
     phase, rate = rng.uniform(0, 2 * np.pi, (3, 1, count)), rng.uniform(*rates, (3, 1, count))
     curves = np.sin(2 * np.pi * rate * seconds[:, None] + phase).sum(axis=0) / 1.7
     return curves - curves[0]
@@ -140,7 +140,7 @@ _Path = tuple[np.ndarray, np.ndarray, np.ndarray]  # moments (K,), positions (K,
 
 
 def _pushed(pool: Pool, layout: Layout, target: int, rng: np.random.Generator) -> dict[int, _Path]:
-    """Out, a rest, and back: the target, and its nearest neighbour where there is room."""
+    """Push the target out, rest, and pull it back; also its nearest neighbour where there is room."""
     here = np.array([p.position for p in layout.placements])
     order = np.argsort(np.linalg.norm(here - here[target - 1], axis=1))[:2]
     footprints = [pool.shapes[p.pool_index].footprint for p in layout.placements]
@@ -169,7 +169,7 @@ def _pushed(pool: Pool, layout: Layout, target: int, rng: np.random.Generator) -
 
 
 def _carried(layout: Layout, target: int, rng: np.random.Generator) -> dict[int, _Path]:
-    """Up and before the target, a rest there, and back."""
+    """Carry an object up and in front of the target, rest there, and return."""
     aim = layout.placements[target - 1]
     others = [k for k in range(len(layout.placements)) if k != target - 1]
     if not others:
@@ -213,5 +213,5 @@ def _aimed(eye: np.ndarray, point: np.ndarray, fovy: float, *, roll: float) -> C
 
 
 def _eased(share: np.ndarray) -> np.ndarray:
-    """0..1 to 0..1, at rest at both ends."""
+    """Map 0..1 to 0..1, at rest at both ends."""
     return share * share * (3 - 2 * share)

@@ -594,7 +594,10 @@ def _strings(table: object) -> Iterator[str]:
 
 @cache
 def words() -> tuple[str, ...]:
-    """Every word of the tables (slots, numbers and punctuation left out), sorted."""
+    """Return every word of the tables, sorted.
+
+    Slots, numbers and punctuation are left out.
+    """
     found: set[str] = set()
     for string in _strings(_TABLES):
         found.update(re.findall(r"[a-z]+", re.sub(r"\{\w*\}", " ", string)))

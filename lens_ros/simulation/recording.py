@@ -223,7 +223,9 @@ class _Bag:
 
 
 def compressed_depth(depth: np.ndarray) -> np.ndarray:
-    """Depth (H, W) in metres as the data of a `16UC1; compressedDepth png` image: (N,) uint8.
+    """Encode depth (H, W) in metres as a `16UC1; compressedDepth png` image.
+
+    Returns (N,) uint8.
 
     That format (of ROS's compressed_depth_image_transport) is a 12-byte header, int32 0 and two float32 that
     only 32FC1 images use, and a PNG of millimetres; 0 means no measurement.

@@ -91,7 +91,7 @@ class TabletopSimulator:
         self.close()
 
     def close(self) -> None:
-        """Frees the OpenGL context; the simulator cannot be used afterwards."""
+        """Free the OpenGL context; the simulator cannot be used afterwards."""
         if self._graphics is None:
             return
         self._graphics.make_current()
@@ -238,7 +238,10 @@ class _PoolRenderer:
         model.vis.headlight.specular[:] = 0.05
 
     def _aim(self, camera: Camera) -> None:
-        """MuJoCo's cameras look along -z with y up: the optical frame turned by 180 degrees about x."""
+        """Aim MuJoCo's camera.
+
+        It looks along -z with y up: the optical frame turned by 180 degrees about x.
+        """
         rotation = camera.pose[:3, :3] @ np.diag([1.0, -1.0, -1.0])
         quaternion = np.zeros(4)
         self._mujoco.mju_mat2Quat(quaternion, rotation.ravel())
@@ -322,7 +325,7 @@ def _add_object(mujoco: Any, spec: Any, name: str, shape: Shape, material: str) 
 
 
 def _part_albedo(role: str, color: str, albedo: Sequence[float]) -> tuple[float, float, float]:
-    """Albedo of a part; trims contrast with a white object."""
+    """Return the albedo of a part; trims contrast with a white object."""
     red, green, blue = albedo
     if role == "dark":
         return red * 0.35, green * 0.35, blue * 0.35
@@ -338,7 +341,10 @@ def _part_albedo(role: str, color: str, albedo: Sequence[float]) -> tuple[float,
 
 
 def _metric_depth(buffer: np.ndarray) -> np.ndarray:
-    """Metres along the optical axis from OpenGL's reversed depth: 1 at the near plane, 0 at the far one."""
+    """Return metres along the optical axis from OpenGL's reversed depth.
+
+    That is 1 at the near plane, 0 at the far one.
+    """
     inverse = buffer.astype(np.float64) * (1 / _NEAR - 1 / _FAR) + 1 / _FAR
     return (1 / inverse).astype(np.float32)
 

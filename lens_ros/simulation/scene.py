@@ -75,7 +75,10 @@ class Camera:
     def looking_at(
         cls, eye: Sequence[float] | np.ndarray, target: Sequence[float] | np.ndarray, fovy: float
     ) -> Camera:
-        """Camera at `eye` whose axis passes through `target`, horizon level; ValueError if vertical."""
+        """Return a camera at `eye` whose axis passes through `target`, horizon level.
+
+        Raises ValueError if it is vertical.
+        """
         position = np.asarray(eye, float)
         forward = np.asarray(target, float) - position
         right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -89,13 +92,19 @@ class Camera:
         return cls(pose, float(fovy))
 
     def intrinsics(self, size: tuple[int, int]) -> np.ndarray:
-        """(3, 3) float64 matrix for an image of `size` (width, height): square pixels, centred."""
+        """Return the (3, 3) float64 matrix for an image of `size` (width, height).
+
+        Pixels are square, the principal point is in the centre.
+        """
         width, height = size
         focal = height / 2 / np.tan(np.radians(self.fovy) / 2)
         return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
     def project(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Pixels (N, 2) of world points (N, 3). Points nearer than 5 cm are pushed to that depth."""
+        """Return pixels (N, 2) of world points (N, 3).
+
+        Points nearer than 5 cm are moved to that depth.
+        """
         local = (np.asarray(points, float) - self.pose[:3, 3]) @ self.pose[:3, :3]
         matrix = self.intrinsics(size)
         depth = np.maximum(local[:, 2:], _NEAREST_DEPTH)
@@ -174,7 +183,10 @@ def _visible_box(mask: np.ndarray) -> tuple[tuple[int, int, int, int], int]:
 
 
 def _silhouette_area(shape: Shape, placement: Placement, camera: Camera, size: tuple[int, int]) -> float:
-    """Pixels that the object alone would cover on an unbounded image: the union of its projected hulls."""
+    """Return the pixels that the object alone would cover on an unbounded image.
+
+    This is the union of its projected hulls.
+    """
     hulls = [hull for part in shape.parts for hull in part.surface.hulls]
     cos, sin = np.cos(placement.yaw), np.sin(placement.yaw)
     rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])

@@ -101,7 +101,7 @@ def _other(rng: np.random.Generator, color: np.ndarray) -> np.ndarray:
 
 
 def _terrazzo(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Angular chips of some tones, strewn in one ground."""
+    """Paint angular chips of some tones, scattered in one ground."""
     ground = _muted(rng)
     chips = np.stack([_other(rng, ground), _other(rng, ground), _muted(rng)])
     picture = np.empty((size, size, 3), np.float32)
@@ -118,7 +118,7 @@ def _terrazzo(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _carpet(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Stripes of several widths and three tones, straight or slanting."""
+    """Paint stripes of several widths and three tones, straight or slanting."""
     ground = _muted(rng)
     tones = np.stack([ground, _other(rng, ground), _muted(rng)])
     widths = rng.uniform(0.4, 1.6, int(rng.integers(8, 20)))
@@ -130,7 +130,7 @@ def _carpet(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _paper(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Dots or diamonds in staggered rows."""
+    """Paint dots or diamonds in staggered rows."""
     ground = _muted(rng)
     y, x = np.mgrid[0:size, 0:size] / size
     columns = int(rng.integers(5, 12))
@@ -141,7 +141,7 @@ def _paper(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _plaid(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Bands across bands: where they cross, both tones add."""
+    """Paint bands across bands: where they cross, both tones add."""
     ground = _muted(rng)
     band = _other(rng, ground) - ground
     x = np.arange(size) / size

@@ -42,7 +42,7 @@ def find_gpu(device: str | torch.device = "cuda") -> Gpu | None:
 
 
 def l4t_release() -> str | None:
-    """``36.4`` and the like on a Jetson, else None."""
+    """Return the L4T release of a Jetson, such as ``36.4``, else None."""
     path = Path("/etc/nv_tegra_release")
     if not path.is_file():
         return None
@@ -54,7 +54,7 @@ def l4t_release() -> str | None:
 
 
 def available_memory() -> tuple[int, int]:
-    """Bytes of memory that a new process can have without swapping, and of free swap (``/proc/meminfo``)."""
+    """Return the bytes that a new process can have without swapping, and of free swap (``/proc/meminfo``)."""
     values = {}
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         name, rest = line.split(":")
@@ -63,7 +63,7 @@ def available_memory() -> tuple[int, int]:
 
 
 def total_memory() -> int:
-    """Bytes."""
+    """Return the machine's memory in bytes."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024

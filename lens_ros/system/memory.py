@@ -32,7 +32,7 @@ class OutOfMemory(MemoryError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator failed, or what raised this was raised because of that."""
+    """Return whether an allocator failed, or an error was raised because of that."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or isinstance(seen, OSError) and seen.errno == errno.ENOMEM:
@@ -98,7 +98,7 @@ def give_back() -> None:
 
 
 def collect_garbage() -> None:
-    """Once, thoroughly; then exempts what is left from later collections.
+    """Collect garbage once, then exempt what is left from later collections.
 
     These are half a million objects, most of them torch's. To look through them takes a quarter of a second,
     in which no thread of the process gets on; Python would do it now and then, in the middle of the work.

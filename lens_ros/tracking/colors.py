@@ -14,7 +14,9 @@ _SAMPLES = 96  # pixels along the longer side of a box at which colors are read:
 
 
 def color_histogram(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Of the masked pixels in CIELAB, ``(L * a * b bins,)`` float32 with sum 1; zeros for an empty mask.
+    """Return the CIELAB histogram of the masked pixels.
+
+    ``(L * a * b bins,)`` float32 with sum 1; zeros for an empty mask.
 
     Args:
         rgb: ``(H, W, 3)`` uint8. Of large masks, pixels on a grid are enough.
@@ -33,7 +35,7 @@ def color_histogram(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _spread(counts: np.ndarray, axis: int) -> np.ndarray:
-    """Each bin's content given to its neighbours too: a color just beyond a bin's edge is hardly another."""
+    """Spread each bin into its neighbours, because a color just beyond a bin's edge hardly differs."""
     length, reach = counts.shape[axis], len(_WEIGHTS) // 2
     padded = np.pad(counts, [(reach, reach) if k == axis else (0, 0) for k in range(3)])
     spread = np.zeros_like(counts)

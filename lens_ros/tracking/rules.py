@@ -52,7 +52,7 @@ class Observation:
 
 
 def why_lost(seen: Observation, checks: Checks, *, was_lost: bool) -> str:
-    """Why this mask is not the object's, in words; ``""`` when it is.
+    """Return in words why this mask is not the object's; ``""`` if it is.
 
     Args:
         was_lost: the object is taken up again: likeness, score and area are asked for more strictly.

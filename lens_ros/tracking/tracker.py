@@ -59,7 +59,10 @@ class Tracker:
     """
 
     def __init__(self, lens: Lens, checks: Checks | None = None, *, mask_prompts: bool = False) -> None:
-        """``mask_prompts``: the last mask is a prompt beside its box."""
+        """Create a tracker without targets.
+
+        ``mask_prompts``: prompt with the last mask in addition to its box.
+        """
         self._lens = lens
         self._mask_prompts = mask_prompts
         self._checks = checks or Checks()
@@ -71,7 +74,7 @@ class Tracker:
         return tuple(self._targets)
 
     def start(self, target: str, image: np.ndarray, answer: Segmentation) -> None:
-        """Tracks an answer from now on; one of the same name before is replaced.
+        """Track an answer from now on; an earlier one of the same name is replaced.
 
         Args:
             target: any name, by which :meth:`update` reports.
@@ -102,7 +105,7 @@ class Tracker:
         self._targets[target] = _Target(answer, image.shape[:2], items)
 
     def stop(self, target: str) -> None:
-        """Forgets a target.
+        """Forget a target.
 
         Raises:
             KeyError: there is none of this name.
@@ -183,7 +186,7 @@ class _Item:
     lost: str = ""
 
     def places(self, rgb: np.ndarray) -> list[tuple[float, float, float, float]]:
-        """Where to look for it: where it was, and where its colors are, nearby."""
+        """Return where to look for it: where it was, and where its colors are, nearby."""
         return [self.box, color_peak(rgb, self.colors, self.box)]
 
     def follow(
@@ -229,7 +232,7 @@ class _Target:
     items: list[_Item]
 
     def scale_to(self, size: tuple[int, int]) -> None:
-        """Brings boxes and areas to an image of another size."""
+        """Scale boxes and areas to an image of another size."""
         y, x = size[0] / self.size[0], size[1] / self.size[1]
         if self.size != size:
             for item in self.items:
@@ -260,7 +263,7 @@ class _Target:
 
 
 def _keep_apart(items: list[_Item], most: float) -> None:
-    """Of two instances of one target that have come to the same pixels, the less alike one is lost."""
+    """Drop the less alike of two instances of one target that claim the same pixels."""
     for first, second in combinations(items, 2):
         if first.lost or second.lost:
             continue

@@ -50,7 +50,7 @@ class Source(Protocol):
     duration: float  # seconds from the first shot to where the first would come again
 
     def shots(self) -> Iterator[Shot | str]:
-        """Everything in order of time; a string says why one item had to be left out."""
+        """Yield everything in order of time; a string says why one item was skipped."""
 
 
 def open_source(

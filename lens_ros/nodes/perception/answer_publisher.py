@@ -94,7 +94,7 @@ class AnswerPublisher:
                     time.sleep(DELIVERY_POLL_S)
 
     def close(self) -> None:
-        """Destroys the publishers."""
+        """Destroy the publishers."""
         self.flush()
         self._segmentations = self._reasonings = None
         self._pictures.close()
@@ -105,7 +105,7 @@ class AnswerPublisher:
         self._shown_number, self._shown = 0, {}
 
     def forget_objects(self) -> None:
-        """All objects get new ids."""
+        """Give all objects new ids from now on."""
         with self._lock:
             self._identities.clear()
 

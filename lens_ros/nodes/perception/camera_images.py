@@ -67,7 +67,7 @@ class CameraImages:
         self._losses = ImageLosses()
 
     def open(self) -> None:
-        """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""
+        """Start receiving images; raise what rclpy raises for unusable qos_overrides."""
         self.close()  # never twice
         settings = self._settings()
         self._log = ThrottledLog(self.node, settings.log_interval_s)
@@ -86,7 +86,7 @@ class CameraImages:
         self._endpoints.timer(1.0, self._check_losses)
 
     def close(self) -> None:
-        """Receives no more."""
+        """Stop receiving images."""
         self._endpoints.close()
         self._measured.forget(
             Trouble.NO_IMAGES, Trouble.UNUSABLE_IMAGE, Trouble.IMAGE_CHANGE, Trouble.IMAGE_LOSS
@@ -102,7 +102,7 @@ class CameraImages:
         return self._continuity.form
 
     def complain(self, error: Exception) -> None:
-        """Says why an image cannot be used; a flood of the same kind is counted, not logged."""
+        """Report why an image cannot be used; log a flood of one kind once, and count the rest."""
         kind = error.kind if isinstance(error, ConversionError) else type(error).__name__
         self._measured.count(Event.UNUSABLE_IMAGE)
         self._complain(kind, f"image on {self.topic} is not usable: {error}")

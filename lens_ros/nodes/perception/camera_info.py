@@ -31,7 +31,7 @@ class CameraInfoInput:
         measured: Measurements,
         on_info: Callable[[CameraInfo], None],
     ) -> None:
-        """`on_info(message)` is called for every message."""
+        """Call `on_info(message)` for every message."""
         self._node = node
         self._settings = settings
         self._measured = measured
@@ -47,12 +47,12 @@ class CameraInfoInput:
         self._said = False  # whether it was logged why `_camera` is None
 
     def open(self) -> None:
-        """Begins to receive. Raises what rclpy raises for unusable qos_overrides."""
+        """Start receiving camera_info; raise what rclpy raises for unusable qos_overrides."""
         self._log = ThrottledLog(self._node, self._settings().log_interval_s)
         self._endpoints.subscription(CameraInfo, "camera_info", self._keep, newest_only())
 
     def close(self) -> None:
-        """Receives no more, and forgets: the next camera may be another."""
+        """Stop receiving, and forget the calibration: the next camera may be another."""
         self._endpoints.close()
         self._last = self._content = self._checked = self._camera = None
         self._measured.note(Trouble.CALIBRATION, "")

@@ -86,7 +86,7 @@ class Diagnostics:
         self._endpoints.timer(PERIOD_S, self.publish)
 
     def close(self) -> None:
-        """Falls silent."""
+        """Stop publishing."""
         self._endpoints.close()
 
     @survives
@@ -216,7 +216,7 @@ class Diagnostics:
         return self._status("model", level, text, values)
 
     def _subscribers(self) -> str:
-        """How many there are of each topic; pictures are only made for topics that have some."""
+        """Count the subscribers of each topic; pictures are only made for topics that have some."""
         counts = {}
         for publisher in list(self.node.publishers):
             if isinstance(publisher, LifecyclePublisher):
@@ -245,7 +245,7 @@ class Diagnostics:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM; 0 where Linux' /proc is missing."""
+    """Return this process' memory in RAM, in bytes; 0 where Linux' /proc is missing."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -254,7 +254,7 @@ def resident_bytes() -> int:
 
 
 def gpu_bytes() -> dict[str, int]:
-    """GPU memory that torch holds in this process; empty without a GPU in use."""
+    """Return the GPU memory that torch holds in this process; empty without a GPU in use."""
     # Importing torch takes seconds, and another thread may be about it right now.
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     if not getattr(cuda, "is_initialized", bool)():

@@ -81,7 +81,10 @@ class EngineUpgrade:
         self.end()
 
     def failed(self, error: Exception) -> None:
-        """Engines that were opened do not run: torch takes over. From the worker's thread."""
+        """Note that opened engines do not run and torch takes over.
+
+        Called by the worker's thread.
+        """
         from lens_ros.engine.backends import torch_alone
 
         trouble = f"the engines fail: {error}; torch goes on"
@@ -121,7 +124,10 @@ class EngineUpgrade:
         self._node.get_logger().info(f"engines: {text}")
 
     def _ended(self, wanted: Wanted, failure: str) -> None:
-        """From the warming's thread."""
+        """Note the end of a build.
+
+        Called by the build's thread.
+        """
         if not failure:
             failure = self._open(wanted)
         self._situation.warming = None
@@ -163,7 +169,10 @@ class EngineUpgrade:
         return ""
 
     def _take_over(self) -> None:
-        """From the worker's thread, between two acts of inference."""
+        """Put new engines to use between two inferences.
+
+        Called by the worker's thread.
+        """
         engines, self._fresh = self._fresh, None
         if engines is not None:
             self._exchange(engines)

@@ -68,7 +68,7 @@ class TargetFollower:
         return any(not known.target.ended for known in self._followed.values())
 
     def follows_others(self, targets: Sequence[Target]) -> bool:
-        """Whether there is anything to follow but these."""
+        """Return whether it tracks any target but these."""
         return any(
             not known.target.ended and known.target not in targets for known in self._followed.values()
         )

@@ -63,7 +63,7 @@ class Goals:
         self._concluded_at = float("-inf")
 
     def open(self) -> None:
-        """Begins to accept goals."""
+        """Start accepting goals."""
         self._ending = False
         self._log = request_log(self._node)
         self._server = DeferringActionServer(

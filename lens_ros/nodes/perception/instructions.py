@@ -65,7 +65,7 @@ class Instructions:
         self._kept_for: Scheduler | None = None  # another one after each activation
 
     def open(self) -> None:
-        """Begins to listen. Raises what rclpy raises for unusable qos_overrides."""
+        """Start listening; raise what rclpy raises for unusable qos_overrides."""
         self._log = request_log(self.node)
         self._endpoints.subscription(String, "instruction", self._on_instruction, reliable(QUEUE))
         self._endpoints.timer(LOOK_S, self._look_for_kept)
@@ -77,7 +77,7 @@ class Instructions:
         self._close_kept()
 
     def follow(self, instruction: str) -> None:
-        """Follows `instruction` instead of the present ones, or says why not, to the log and all readers."""
+        """Replace the active instructions by `instruction`, or report why it is refused."""
         scheduler = self._scheduler()
         if scheduler is None:
             self._ignore(instruction)
@@ -247,7 +247,7 @@ def _fail(response: SetInstruction.Response, text: str, code: Code) -> None:
 
 
 def instruction_objection(instruction: str) -> str:
-    """Why `instruction` cannot be followed (what is wrong, what was expected), or the empty string."""
+    """Return why `instruction` cannot be followed and what was expected, or the empty string."""
     try:
         check_instruction(instruction)
     except InstructionError as error:

@@ -26,7 +26,7 @@ GOLDEN_ANGLE = 0.381966  # as a share of the circle of hues: neighbours in numbe
 
 
 def markers(header: Header, objects: Iterable[tuple[int, Any]], camera: Camera) -> MarkerArray:
-    """One outline and one label for each object, in place of all markers that were there before.
+    """Return one outline and one label per object; they replace all earlier markers.
 
     Args:
         header: of the image; its frame is the camera's optical frame.

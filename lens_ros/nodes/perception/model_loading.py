@@ -101,7 +101,7 @@ def engine_folder(settings: PerceptionParameters) -> Path | None:
 
 
 def load_failure(error: Exception, settings: PerceptionParameters) -> str:
-    """Why `load_lens` raised `error`, what was expected and what to do."""
+    """Return why `load_lens` raised `error`, what was expected and what to do."""
     if isinstance(error, OutOfMemory | PathError):
         return f"{error}; then configure the node again"
     if type(error).__name__ == "CheckpointError":

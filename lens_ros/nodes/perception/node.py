@@ -274,7 +274,7 @@ class PerceptionNode(PromptLifecycleNode):
 
     @_transition("errorprocessing", "unconfigured")
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured, so that the node can be configured again."""
+        """Return to unconfigured, so that the node can be configured again."""
         self._stop("the node met an error")
         self._release()
         self.get_logger().info("unconfigured after an error: the model is released; configure the node again")

@@ -25,7 +25,7 @@ class ObjectIds:
         self._last = 0
 
     def assign(self, owner: Hashable, instances: Sequence[Instance]) -> list[int]:
-        """One id for each instance, in their order; they replace what was known of `owner`.
+        """Return one id for each instance, in their order; they replace what was known of `owner`.
 
         An empty answer does not: an object that is missed once and then found where it was keeps its id.
         """
@@ -58,7 +58,7 @@ class ObjectIds:
         self._known.pop(owner, None)
 
     def clear(self) -> None:
-        """Forgets all objects; new ones still get ids that were not in use before, as long as there are."""
+        """Forget all objects; new ones get unused ids as long as there are any."""
         self._known.clear()
 
     def _new(self, taken: set[int]) -> int:

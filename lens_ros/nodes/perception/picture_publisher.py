@@ -69,11 +69,11 @@ class PicturePublisher:
             self._detections = self._endpoints.publisher(vision_msgs.Detection2DArray, "detections", 5)
 
     def close(self) -> None:
-        """Destroys the publishers."""
+        """Destroy the publishers."""
         self._endpoints.close()
 
     def publish(self, header: Header, rgb: np.ndarray, answers: Sequence[Identified]) -> None:
-        """Everything about one image that somebody subscribes to.
+        """Publish every picture of one image that has subscribers.
 
         Args:
             rgb: (H, W, 3) uint8, the image.
@@ -101,7 +101,7 @@ class PicturePublisher:
 
 
 def label_image(size: tuple[int, int], answers: Sequence[Identified]) -> np.ndarray:
-    """(H, W) uint16: the id of the accepted instance at each pixel, of the best where several are; else 0."""
+    """Return (H, W) uint16: the id of the best accepted instance at each pixel, 0 elsewhere."""
     labels = np.zeros(size, np.uint16)
     for number, instance in sorted(_accepted(answers), key=lambda each: each[1].score):
         labels[instance.mask] = number
@@ -109,7 +109,7 @@ def label_image(size: tuple[int, int], answers: Sequence[Identified]) -> np.ndar
 
 
 def _accepted(answers: Sequence[Identified]) -> list[tuple[int, Instance]]:
-    """Id and instance of all that was accepted."""
+    """Return id and instance of everything that was accepted."""
     return [
         (number, instance)
         for answer in answers

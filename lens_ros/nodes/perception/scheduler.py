@@ -226,7 +226,7 @@ class Scheduler:
             return len(self._jobs)
 
     def between(self, errand: Callable[[], None]) -> None:
-        """Have the inference thread call `errand` between two uses of the model."""
+        """Let the inference thread call `errand` between two uses of the model."""
         with self._changed:
             self._errands.append(errand)
             self._changed.notify_all()

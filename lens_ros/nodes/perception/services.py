@@ -54,7 +54,7 @@ class Services:
         self._responded_at = float("-inf")
 
     def open(self) -> None:
-        """Begins to listen."""
+        """Start serving."""
         self._log = request_log(self.node)
         self._endpoints.service(Segment, "~/segment", self._on_segment, ReentrantCallbackGroup())
         self._endpoints.service(SetBool, "~/enable", self._on_enable)

@@ -23,7 +23,7 @@ RECTIFIED = "image_rect"  # how the last part of a rectified image's topic begin
 
 
 def is_rectified(topic: str) -> bool:
-    """Whether an image topic, such as /camera/image_rect_color/compressed, is one of rectified images."""
+    """Return whether an image topic, such as /camera/image_rect_color/compressed, has rectified images."""
     return topic.removesuffix("/compressed").rpartition("/")[2].startswith(RECTIFIED)
 
 

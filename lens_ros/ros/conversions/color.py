@@ -102,7 +102,7 @@ COLOR_ENCODINGS: tuple[str, ...] = tuple(_COLOR_LAYOUTS)
 
 
 def check_image(message: Image) -> None:
-    """Everything about a raw color image that can be judged without touching its pixels (microseconds).
+    """Check everything about a raw color image that its pixels are not needed for (microseconds).
 
     Raises `ConversionError` for an unknown encoding, a size of zero or beyond `MAX_PIXELS`, a step that is
     too small for the width, and `data` shorter than height and step demand.
@@ -172,7 +172,7 @@ def image_to_rgb(message: Image, tones: Tones | None = None) -> np.ndarray:
 
 
 def _semi_planar_step(message: Image) -> int:
-    """Bytes from row to row of both planes; those of chroma are twice as far apart in nv24.
+    """Return bytes from row to row of both planes; chroma rows are twice as far apart in nv24.
 
     Some drivers count the bytes of both planes in `step` although rows follow each other without a gap.
 
@@ -196,7 +196,7 @@ def _semi_planar_step(message: Image) -> int:
 
 
 def _semi_planar(message: Image) -> np.ndarray:
-    """RGB of a luma plane and a plane of pairs of chroma behind it, BT.601 as for the other YUV encodings."""
+    """Convert a luma plane and a plane of chroma pairs to RGB, by BT.601 as the other YUV encodings."""
     step, height, width = _semi_planar_step(message), message.height, message.width
     rows = height * 3 if message.encoding == "nv24" else height * 3 // 2
     planes = np.ndarray((rows, width), np.uint8, buffer=buffer_of(message.data), strides=(step, 1))
@@ -217,7 +217,7 @@ def _semi_planar(message: Image) -> np.ndarray:
 
 
 def check_compressed_image(message: CompressedImage) -> None:
-    """Everything about a compressed color image that can be judged without decoding it (microseconds).
+    """Check everything about a compressed color image that needs no decoding (microseconds).
 
     Raises `ConversionError` for compressed depth, data that is neither JPEG nor PNG, and files that end too
     early.
@@ -288,7 +288,7 @@ def rgb_to_image(rgb: np.ndarray, header: Header, *, encoding: str = "rgb8") -> 
 def rgb_to_compressed(
     rgb: np.ndarray, header: Header, *, format: str = "jpeg", quality: int = 90
 ) -> CompressedImage:
-    """(H, W, 3) uint8 RGB as a JPEG (`quality` 1..100) or PNG image message."""
+    """Encode (H, W, 3) uint8 RGB as a JPEG (`quality` 1..100) or PNG image message."""
     extension = {"jpeg": ".jpg", "png": ".png"}.get(format)
     if extension is None:
         raise ValueError(f"expected the format jpeg or png, got '{format}'")

@@ -15,12 +15,12 @@ from lens_ros.ros.texts import shortened
 
 
 def mask_to_image(mask: np.ndarray, header: Header) -> Image:
-    """(H, W) bool as a `mono8` image: 255 for the object, 0 for the rest."""
+    """Convert (H, W) bool to a `mono8` image: 255 for the object, 0 elsewhere."""
     return image_message(np.where(mask, np.uint8(255), np.uint8(0)), header, "mono8")
 
 
 def labels_to_image(labels: np.ndarray, header: Header) -> Image:
-    """(H, W) uint16, 0 for the background, as a `mono16` image."""
+    """Convert (H, W) uint16, 0 for the background, to a `mono16` image."""
     return image_message(labels.astype("<u2", copy=False), header, "mono16")
 
 
@@ -81,7 +81,10 @@ def mask_from_run_lengths(runs: np.ndarray, height: int, width: int) -> np.ndarr
 
 
 def encode_mask(mask: np.ndarray, region: RegionOfInterest | None = None) -> MaskMessage:
-    """(H, W) bool as a Mask message in run-length encoding. `region`, where known, holds all its pixels."""
+    """Encode (H, W) bool as a Mask message with run lengths.
+
+    `region`, where known, holds all its pixels.
+    """
     height, width = mask.shape
     runs = run_lengths(mask) if region is None else _run_lengths_within(mask, region)
     data = array.array("B")

@@ -65,7 +65,10 @@ def segmentation_to_message(
 
 
 def box_to_region(box: Iterable[float], height: int, width: int) -> RegionOfInterest:
-    """(x1, y1, x2, y2) pixels, x2 and y2 exclusive, as the smallest region of whole pixels that holds it."""
+    """Return the smallest region of whole pixels around a box.
+
+    The box is (x1, y1, x2, y2) in pixels, x2 and y2 exclusive.
+    """
     x1, y1, x2, y2 = box
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return RegionOfInterest()

@@ -40,5 +40,5 @@ class DeferringActionServer(ActionServer):
         """Ignore the call that `goal_handle.execute()` makes after the change of state."""
 
     def conclude(self, goal_handle: Any) -> None:
-        """Have the executor call the execute callback, which gives the goal its result."""
+        """Let the executor call the execute callback, which gives the goal its result."""
         super().notify_execute(goal_handle, None)

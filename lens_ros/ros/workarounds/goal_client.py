@@ -54,6 +54,6 @@ class GoalClient(ActionClient):
             return super().take_data()
 
     def remove_future(self, future: Any) -> None:
-        """Also where another thread was quicker."""
+        """Remove the future, even if another thread was quicker."""
         with contextlib.suppress(ValueError):
             super().remove_future(future)

@@ -48,5 +48,5 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def close(self) -> None:
-        """Watches no more."""
+        """Stop watching."""
         faulthandler.cancel_dump_traceback_later()

@@ -82,7 +82,7 @@ def _absent_world(view: View, rng: np.random.Generator) -> Draft | None:
 def _missing(
     view: View, color: str, noun: str, reason: str, group: Sequence[SceneObject], rng: np.random.Generator
 ) -> Draft:
-    """Asks for a thing that is not there, in one of the forms in which people ask for things."""
+    """Ask for a thing that is not there, in one of the usual forms."""
     strange, any_object = noun in phrases.STRANGE_NOUNS, noun in phrases.ANY_OBJECT
     goal = phrases.STRANGE_GOAL if strange else phrases.an(f"{color} {noun}".strip())
     draw = rng.random()

@@ -177,7 +177,7 @@ def odd_one(
 
 
 def askable(view: View, group: Sequence[SceneObject]) -> bool:
-    """Whether the group can be asked for as a whole."""
+    """Return whether the group can be asked for as a whole."""
     return 1 <= len(group) <= MAX_SET and all(view.is_clear(o) for o in group)
 
 

@@ -30,7 +30,9 @@ _BUILDERS: dict[str, Builder] = {**SINGLES, "all_of": all_of, "none": nothing_th
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that a text or a rationale can contain, sorted, without numbers and punctuation.
+    """Return every word that a text or a rationale can contain, sorted.
+
+    Without numbers and punctuation.
 
     Punctuation is `, ; . ( )`; numbers are 0..255 (see `sample_expression`).
     """

@@ -36,7 +36,7 @@ def all_of(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def _set_choice(options: list[T], size: Callable[[T], int], rng: np.random.Generator) -> T | None:
-    """One of the options, mostly one of several objects."""
+    """Return one of the options, mostly one of several objects."""
     several = [option for option in options if size(option) > 1]
     if several and rng.random() < 0.85:
         options = several
@@ -104,7 +104,7 @@ def _all_of_function(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def _all_of_relation(view: View, rng: np.random.Generator) -> Draft | None:
-    """All that clearly stand in a relation to an anchor; whatever else the noun covers clearly does not."""
+    """Return all objects that clearly stand in a relation to an anchor, if the others clearly do not."""
     return sided(view, rng, wanted=True)
 
 

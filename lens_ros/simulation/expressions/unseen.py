@@ -92,7 +92,7 @@ def _described_anchor(view: View, rng: np.random.Generator) -> Draft | None:
 
 
 def _function_related(view: View, rng: np.random.Generator) -> Draft | None:
-    """'something to write with, the one closest to the bowl'."""
+    """Return a text such as 'something to write with, the one closest to the bowl'."""
     options = [option for option in affordances(view) if len(option[1]) > 1]
     anchors = view.anchor_names(rng)
     for affordance, group in shuffled(options, rng):

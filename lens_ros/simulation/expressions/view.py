@@ -75,7 +75,7 @@ class View:
         return group[0] if len(group) == 1 and self.is_clear(group[0]) else None
 
     def anchor_names(self, rng: np.random.Generator) -> list[tuple[SceneObject, str]]:
-        """Well visible objects that a plain name (category, or color too) singles out, in random order."""
+        """Return well visible objects that category, or color and category, single out, in random order."""
         named = []
         for o in shuffled(self.clear, rng):
             same = self.of_category(o.category)
@@ -92,7 +92,7 @@ def _box_center(o: SceneObject) -> tuple[float, float]:
 
 
 def distance_to(anchor: SceneObject) -> Measure:
-    """On the table, between the base centers."""
+    """Return the distance on the table, between the base centers."""
 
     def measure(o: SceneObject) -> float:
         return math.hypot(o.position[0] - anchor.position[0], o.position[1] - anchor.position[1])

@@ -59,7 +59,10 @@ Builder = Callable[[View, np.random.Generator], Draft | None]
 
 
 def write(kind: str, draft: Draft, view: View, rng: np.random.Generator, *, most_listed: int) -> Expression:
-    """most_listed: objects that the rationale names, at most, where the targets alone are not more."""
+    """Write the expression.
+
+    most_listed: most objects that the rationale names, unless the targets alone are more.
+    """
 
     def from_the_left(o: SceneObject) -> tuple[float, int]:
         return view.x(o), o.index
@@ -88,7 +91,10 @@ def write(kind: str, draft: Draft, view: View, rng: np.random.Generator, *, most
 
 
 def _conclude(targets: Sequence[SceneObject], view: View, *, everything: bool) -> str:
-    """everything: the targets are all that the rationale lists."""
+    """Write the conclusion.
+
+    everything: the targets are all that the rationale lists.
+    """
     if not targets:
         return phrases.CONCLUSION_NOTHING
     if everything and len(targets) > 1:
@@ -152,7 +158,10 @@ def plural_of(noun: str) -> str:
 
 
 def all_phrase(color: str, noun: str, rng: np.random.Generator) -> str:
-    """noun: a category or "object", in the singular."""
+    """Write a phrase for all of a kind.
+
+    noun: a category or "object", in the singular.
+    """
     spoken = choice(phrases.ANY_OBJECT, rng) if noun in phrases.ANY_OBJECT else spoken_noun(noun, rng)
     plural = plural_of(spoken)
     if color:
