@@ -76,7 +76,9 @@ def grpo_loss(
     kind: Literal["grpo", "dr_grpo"] = "grpo",
     max_length: int | None = None,
 ) -> tuple[torch.Tensor, Metrics]:
-    """``-min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A) + beta * KL`` of each token, averaged.
+    """Return the GRPO loss, averaged over tokens.
+
+    Each token has ``-min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A) + beta * KL``.
 
     Args:
         log_probs: ``(N, T)`` of the sampled tokens under the policy, with gradient, at temperature 1.
