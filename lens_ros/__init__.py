@@ -1,4 +1,4 @@
-"""Segments what an instruction means, with the reasoning that led there: a ROS 2 node, and plain Python."""
+"""Segment what an instruction means and show the reasoning: a ROS 2 node, and plain Python."""
 
 import logging
 from pkgutil import extend_path

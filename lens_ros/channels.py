@@ -1,4 +1,4 @@
-"""RGB views of BGR images: cameras often send BGR, and to turn six megabytes around takes a millisecond."""
+"""Swap the channels of BGR images lazily, because a copy of six megabytes takes a millisecond."""
 
 from __future__ import annotations
 

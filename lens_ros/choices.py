@@ -1,4 +1,6 @@
-"""The values of options that name a kind of something; imports neither torch nor numpy.
+"""Define the values of options.
+
+Imports neither torch nor numpy.
 
 The command line and the node's parameters offer them before anything is loaded.
 """

@@ -1,4 +1,7 @@
-"""The ``lens`` command: the package without ROS, but for ``lens watch``."""
+"""Run the ``lens`` command.
+
+Only ``lens watch`` needs ROS.
+"""
 
 from __future__ import annotations
 

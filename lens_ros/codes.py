@@ -1,4 +1,4 @@
-"""Codes that say to machines what a reason says to people.
+"""Define the codes that stand for reasons, for machines.
 
 `msg/Code.msg` holds the same constants; a test compares the two. Codes are never renumbered.
 """

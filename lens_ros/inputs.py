@@ -1,4 +1,4 @@
-"""What may be asked about: pictures and instructions, made usable or refused in words."""
+"""Check pictures, instructions and devices from outside, and make them usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an answer and its masks to the objects that were found, each accepted or rejected with a reason."""
+"""Turn an answer and its masks into objects, each accepted or rejected with a reason."""
 
 from __future__ import annotations
 

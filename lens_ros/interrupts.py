@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM of programs: the first one begins the end, repetitions do not disturb it."""
+"""Handle SIGINT and SIGTERM of programs: the first one starts the end, later ones change nothing."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class RecordingError(Exception):
 
 
 class Kind(Enum):
-    """What a topic holds. Of the first four, the first one that a recording has is its color camera."""
+    """Content of a topic. The first of the first four kinds in a recording is its color camera."""
 
     COLOR = "color"
     GRAY = "gray"
@@ -240,7 +240,10 @@ def _depth_rank(topic: Topic, color: Topic) -> tuple[Any, ...]:
 
 
 def _may_be_of(info: Topic, color: Topic, topics: Sequence[Topic]) -> bool:
-    """Return whether a calibration may be the color camera's: no other image alone lies beside it."""
+    """Return whether a calibration may be the color camera's.
+
+    It may not if its namespace holds other images and not the color image.
+    """
     space = info.name.rpartition("/")[0] + "/"
     beside = [t for t in topics if kind_of(t) not in (Kind.OTHER, Kind.CAMERA_INFO)]
     return color.name.startswith(space) or not any(topic.name.startswith(space) for topic in beside)

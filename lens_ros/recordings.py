@@ -40,7 +40,7 @@ class Message:
 
     @property
     def content(self) -> Any:
-        """The message's fields as attributes, arrays as NumPy arrays. Raises `RecordingError`."""
+        """The message's fields as attributes, arrays as NumPy arrays; raises `RecordingError`."""
         try:
             return _store().deserialize_cdr(self.data, self.type)
         except Exception as error:  # rosbags raises what its generated code meets
@@ -94,7 +94,7 @@ class Recording:
 
     @property
     def end_ns(self) -> int:
-        """Time of the latest message of all topics, as the recording's index says; 0 without messages."""
+        """Time of the latest message of all topics, from the recording's index; 0 without messages."""
         return max((int(reader.end_time) for reader in self._readers), default=0)
 
     def messages(self, topics: Collection[Topic]) -> Iterator[Message]:

@@ -1,4 +1,4 @@
-"""The answer to one instruction on one image."""
+"""Hold the answer to one instruction on one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tones of more than 8 bits, as cameras and files store them, reduced to 8 bits."""
+"""Reduce tones of more than 8 bits, as cameras and files store them, to 8 bits."""
 
 from __future__ import annotations
 

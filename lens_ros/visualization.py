@@ -1,4 +1,4 @@
-"""Pictures of answers, for people."""
+"""Draw pictures of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write files and folders that appear when they are whole; an interrupted write changes nothing."""
+"""Write files and folders so that they appear complete; an interrupted write changes nothing."""
 
 from __future__ import annotations
 

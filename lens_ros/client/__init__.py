@@ -1,4 +1,4 @@
-"""How other people's nodes and scripts ask `perception`.
+"""Ask the node `perception` from other nodes and scripts.
 
 `LensClient` lives in a node that somebody else spins. It never waits: every question gives a future of
 rclpy, to `await` in a coroutine callback or to watch with `add_done_callback`. It is safe in callbacks of any

@@ -1,4 +1,4 @@
-"""`BlockingLensClient`: `perception` asked from a script that has no node and no executor."""
+"""Ask the node `perception` from a script that has neither a node nor an executor."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class BlockingLensClient:
 
     @property
     def node(self) -> Node:
-        """Another one once the perception node was not found by the first."""
+        """The client's ROS node; replaced by another if the first one did not find the perception node."""
         return self._participant.node
 
     @property
     def client(self) -> LensClient:
-        """The one in `node`."""
+        """The `LensClient` in `node`."""
         return self._participant.client
 
     def __enter__(self) -> BlockingLensClient:
@@ -167,7 +167,7 @@ class BlockingLensClient:
 
 
 class Answers:
-    """Iterates over answers as they arrive; raises `LensTimeoutError` when none comes in time.
+    """Iterator over answers as they arrive; raises `LensTimeoutError` when none comes in time.
 
     A reader that is slow gets the newest `KEPT_ANSWERS`. A context manager that closes at its end.
     """

@@ -1,4 +1,4 @@
-"""Answers as they are used: the messages as they were received, with masks as arrays."""
+"""Hold received answers with their masks as arrays."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one instruction means in one image: `message` as it was received, `instances` best first."""
+    """The answer to one instruction about one image: `message` as received, `instances` best first."""
 
     message: Segmentation
     instances: tuple[Found, ...]

@@ -1,4 +1,4 @@
-"""Errors of the client: why there is no answer."""
+"""Define the client's errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lens_ros.codes import Code, known_code
 
 
 class LensError(Exception):
-    """Reason in one sentence why there is no answer.
+    """Why there is no answer, in one sentence.
 
     Attributes:
         code: the node's code for it; UNSPECIFIED for what the client itself noticed.

@@ -1,4 +1,4 @@
-"""`LensClient`: `perception` asked from a node that somebody else spins."""
+"""Ask the node `perception` from a node that an executor spins."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Question:
 
 
 class LensClient:
-    """Asks the node `perception` from a node that somebody spins. Nothing here waits.
+    """Client of the node `perception` inside a node that an executor spins. No method waits.
 
     Futures fail with `LensUnavailableError` when the node is not found within `server_timeout_s`, with
     `LensTimeoutError` when it does not answer in time, and with `LensRefusedError` when it says why it will

@@ -1,4 +1,4 @@
-"""A question that is sent as soon as there is somebody to ask, and that always comes to an end."""
+"""Send a question as soon as the server is there, and always conclude it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The parts of the ``lens`` command, one module each: ``add_parser`` and what it runs."""
+"""Implement the ``lens`` command, one module per subcommand with ``add_parser`` and ``run``."""

@@ -1,4 +1,4 @@
-"""``lens build-engine``: compiled segmenters for this machine, made, listed and removed."""
+"""``lens build-engine``: build, list and remove compiled segmenters for this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lens combine``: a model of any Qwen2.5-VL and a SAM."""
+"""``lens combine``: make a model from any Qwen2.5-VL and a SAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lens convert-released``: a model of a checkpoint of the paper."""
+"""``lens convert-released``: make a model from a checkpoint of the paper."""
 
 from __future__ import annotations
 

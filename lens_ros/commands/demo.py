@@ -1,4 +1,4 @@
-"""What `make run` shows: a recorded camera and the node `perception` as two processes, asked over ROS 2.
+"""Run the demo (`make run`): a recorded camera and the node `perception`, asked over ROS 2.
 
     python -m lens_ros.commands.demo --out out
     python -m lens_ros.commands.demo --out out --ask "the blue mug"
@@ -86,7 +86,7 @@ class Shown:
 
 
 class Printer:
-    """Shows text that grows: in place on a terminal, clause by clause elsewhere (a log, a pipe)."""
+    """Prints text that grows: in place on a terminal, clause by clause elsewhere (a log, a pipe)."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -120,7 +120,7 @@ class Printer:
 
 @dataclass
 class Inbox:
-    """What has come back so far; overlays by the stamp of their image."""
+    """Messages received so far; overlays by the stamp of their image."""
 
     printer: Printer
     instruction: str = ""
@@ -152,7 +152,7 @@ class Inbox:
 
 
 class Demo:
-    """The two processes and the conversation with them."""
+    """The two processes of the demo, and the questions asked of them."""
 
     def __init__(self, driver: Driver, out: Path, printer: Printer) -> None:
         self._driver = driver

@@ -1,4 +1,4 @@
-"""``lens deploy``: a trained model to a folder that a robot takes."""
+"""``lens deploy``: write a trained model into a folder for a robot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lens doctor``: what this machine is and what would run a model here."""
+"""``lens doctor``: report what this machine is and what would run a model here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lens quantize``: makes the language model of a model smaller, and says what that costs."""
+"""``lens quantize``: quantise a model's language model, and measure what that costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``lens record-demo``: the demo bag, recorded in the simulator."""
+"""``lens record-demo``: record the demo bag in the simulator."""
 
 from __future__ import annotations
 

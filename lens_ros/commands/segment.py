@@ -1,4 +1,4 @@
-"""``lens segment``: what a text names in a picture, without ROS."""
+"""``lens segment``: segment what a text names in a picture, without ROS."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _report(answer: Segmentation, pictures: list[str]) -> str:
 
 
 class _Stream:
-    """Prints a growing text as it grows."""
+    """Prints only the new part of a growing text."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

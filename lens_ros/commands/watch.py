@@ -1,4 +1,4 @@
-"""``lens watch``: a terminal view of a running node."""
+"""``lens watch``: show a running node in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lens watch`: a terminal view of a running `perception`.
+"""Draw the terminal view of `lens watch`.
 
     lens watch                            # redraws in place; Ctrl-C ends it
     lens watch --once                     # one snapshot
@@ -45,7 +45,7 @@ WAIT_S = 10.0
 
 
 class Watcher:
-    """Keeps a `Watched` up to date from what the node `perception` says."""
+    """Keeps a `Watched` up to date from the messages of the node `perception`."""
 
     def __init__(self, node: Node, perception: str) -> None:
         self.watched = Watched(node.resolve_service_name(perception), Measurements())
@@ -63,7 +63,7 @@ class Watcher:
 
     @property
     def found(self) -> bool:
-        """Whether such a node runs."""
+        """Whether a node of this name runs."""
         return self._state.service_is_ready()
 
     def _ask(self) -> None:

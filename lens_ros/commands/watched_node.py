@@ -1,4 +1,4 @@
-"""What `lens watch` knows of a node, and the lines in which it shows it."""
+"""Hold what `lens watch` knows of a node, and format it as lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEVELS = {DiagnosticStatus.WARN: "WARN", DiagnosticStatus.ERROR: "ERROR", Diagno
 
 @dataclass
 class Watched:
-    """What was heard so far of the node with the full name `node`."""
+    """What was received so far from the node with the full name `node`."""
 
     node: str
     measured: Measurements

@@ -1,4 +1,4 @@
-"""Pictures and instructions on which a quantised model is held against the one that it was made of."""
+"""Choose the pictures and instructions on which a quantised model is compared with the full one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model to a folder that a robot takes: weights, quantised weights, ONNX, manifest, model card."""
+"""Write a deployable folder: weights, quantised weights, ONNX, manifest, model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine is, what would run a model here and why, and whether it works: ``lens doctor``."""
+"""Examine the machine: what would run a model here and why, and whether it works."""
 
 from __future__ import annotations
 

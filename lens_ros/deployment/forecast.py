@@ -1,4 +1,4 @@
-"""How much memory a model will take, part by part, and on which Jetsons it fits."""
+"""Forecast a model's memory, part by part, and on which Jetsons it fits."""
 
 from __future__ import annotations
 

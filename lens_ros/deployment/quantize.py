@@ -1,4 +1,4 @@
-"""Quantised weights of the language model, made with torchao and measured before they are kept.
+"""Quantise a language model with torchao, and measure it before it is kept.
 
 ``int8``: weight-only, symmetric, a scale for each row (``Int8WeightOnlyConfig``). ``int4``: weight-only,
 symmetric, a scale for every 32 columns, chosen by HQQ's search (``IntxWeightOnlyConfig`` with
@@ -54,12 +54,12 @@ _MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class QuantizationRefused(Exception):
-    """The quantised model strays too far from the full one; the message holds the numbers."""
+    """The quantised model differs too much from the full one; the message holds the numbers."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Answers of the quantised model held against those of the full one.
+    """Agreement of the quantised model's answers with those of the full one.
 
     Attributes:
         questions: how many.
@@ -77,7 +77,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What was written, with sizes in bytes.
+    """Result of a quantisation, with sizes in bytes.
 
     Sizes are those of the full weights and of the quantized file, and in them of the quantized layers.
     """

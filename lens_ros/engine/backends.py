@@ -1,4 +1,4 @@
-"""Which backend runs a model's segmenter here, and why: TensorRT, TensorRT-RTX, ONNX Runtime or torch.
+"""Choose the backend of a model's segmenter: TensorRT, TensorRT-RTX, ONNX Runtime or torch.
 
 Engines are never made here (``lens build-engine`` and :mod:`lens_ros.engine.background_build` do that), only
 opened; what cannot be opened is named, and the next backend serves.
@@ -37,7 +37,7 @@ log = logging.getLogger("lens_ros.engine")
 
 @dataclass(frozen=True)
 class Opened:
-    """What runs one half of the segmenter.
+    """The backend of one half of the segmenter.
 
     ``label`` is such as ``tensorrt fp16``, ``reason`` one sentence. torch has neither ``session`` nor
     ``entry`` in a cache. ``refused`` holds engines that would have been preferred but cannot serve, with the
@@ -54,7 +54,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Engines:
-    """What runs the two halves of a segmenter."""
+    """The backends of the two halves of a segmenter."""
 
     encoder: Opened
     decoder: Opened
@@ -70,12 +70,12 @@ class Engines:
 
     @property
     def labels(self) -> str:
-        """What runs, without the reasons: ``torch``, or ``torch and onnxruntime fp32``."""
+        """The backends without the reasons: ``torch``, or ``torch and onnxruntime fp32``."""
         return " and ".join(dict.fromkeys(half.label for half in self.halves))
 
     @property
     def refused(self) -> list[str]:
-        """Engines that are there and cannot serve, with the reason."""
+        """Engines that exist and cannot serve, with the reason."""
         return [f"{half.part} {text}" for half in self.halves for text in half.refused]
 
     def are(self, backend: Backend) -> bool:
@@ -84,7 +84,7 @@ class Engines:
 
     @property
     def faults(self) -> list[str]:
-        """What has become of the files since they were opened, where they are not as they were."""
+        """Files that were changed or removed since they were opened, with what happened to them."""
         opened = [(half.part, half.entry) for half in self.halves if half.entry is not None]
         return [
             f"the engine of the {part}, {entry.folder}: {fault}"
@@ -228,7 +228,7 @@ def _order(device: torch.device) -> tuple[Backend, ...]:
 
 @dataclass(frozen=True)
 class _Opener:
-    """What opening both halves shares."""
+    """State shared while both halves are opened."""
 
     folder: Path
     config: LensConfig

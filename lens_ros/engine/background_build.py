@@ -38,7 +38,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Wanted:
-    """Engines to be made. ``model`` is the name in its configuration, ``folder`` where it lies."""
+    """Engines to build. ``model`` is the name in its configuration, ``folder`` that of the model."""
 
     folder: Path
     model: str
@@ -49,7 +49,7 @@ class Wanted:
 
 
 class Warming:
-    """Makes engines. Neither ``told`` nor ``ended`` is called any more when :meth:`cancel` has returned."""
+    """A build in the background. No callback is called after :meth:`cancel` has returned."""
 
     def __init__(self, wanted: Wanted, *, told: Callable[[str], None], ended: Callable[[str], None]) -> None:
         """Take callbacks, which a thread calls.
@@ -69,7 +69,7 @@ class Warming:
 
     @property
     def progress(self) -> str:
-        """Such as ``building onnxruntime decoder fp32: exporting, 33 %``."""
+        """Progress in words: ``building onnxruntime decoder fp32: exporting, 33 %``."""
         return self._progress
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""From a model's folder to engines in the cache: export, compile in a process of its own, self-check.
+"""Build engines from a model's folder: export, compile in a subprocess, self-check.
 
 Precisions form a ladder: each half is made in the first one whose masks agree with torch's
 (:mod:`lens_ros.engine.selfcheck`); where the check cannot run (no GPU here), in the first one, and the check
@@ -49,7 +49,7 @@ _SPACE_BASE = 32e6
 
 @dataclass(frozen=True)
 class Built:
-    """One half: where it lies, whether it was there already, seconds of work."""
+    """A built half: its folder, whether it was there already, seconds of work."""
 
     part: Part
     precision: Precision
@@ -60,7 +60,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Source:
-    """What is compiled: a model's segmenter, float32 on the CPU, and the digest of its weights."""
+    """The segmenter to compile, float32 on the CPU, and the digest of its weights."""
 
     folder: Path
     config: LensConfig
@@ -140,7 +140,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Builder:
-    """What all the engines of one call share."""
+    """State shared by all engines of one call."""
 
     source: Source
     backend: Backend
@@ -275,7 +275,7 @@ class _Builder:
 
 @dataclass(frozen=True)
 class _Phases:
-    """Progress whose phases say what they are of."""
+    """Progress whose phases name the half and precision."""
 
     progress: Progress
     what: str

@@ -1,4 +1,4 @@
-"""Where compiled models lie: one folder per engine, with a manifest that is read before the engine is.
+"""Store compiled models: one folder per engine, with a manifest that is read first.
 
 ``<cache>/<model>/<part>-<precision>-<backend>-<fingerprint>/`` holds ``engine.plan`` or ``graph.onnx`` and
 ``manifest.json``. A folder appears under its name when it is whole, by one rename; what is made meanwhile has
@@ -30,7 +30,7 @@ PLAN, GRAPH = "engine.plan", "graph.onnx"
 
 @dataclass(frozen=True)
 class Key:
-    """Everything that must be as it was when an engine was made, or the engine is stale.
+    """Everything that an engine depends on; if any of it changes, the engine is stale.
 
     ``source`` is the digest of the segmenter's weights, ``format`` that of the graphs' meaning, ``profile``
     the sizes it was made for. ``library`` and ``device`` are empty for ONNX files, which are portable;
@@ -50,7 +50,7 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of all of it."""
+        """Hexadecimal SHA-256 of all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Key) -> str:
@@ -66,7 +66,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of an engine.
+    """Recorded facts about an engine.
 
     ``check`` is the result of the self-check (mask IoU against torch), None if it could not run yet;
     ``check_note`` says why, or what it found. ``tensors`` are name, dtype, shape (-1 is free) and direction
@@ -107,7 +107,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class EngineCache:
-    """The folder ``root``; it need not exist."""
+    """Cache of engines in the folder ``root``, which need not exist."""
 
     root: Path = field(default_factory=lambda: default_root())
 

@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a child process left behind."""
+    """Result of a child process."""
 
     status: int  # exit status; the negative number of the signal that ended it
     last: Message  # last message, empty without one

@@ -1,4 +1,4 @@
-"""A segmenter of which one or both halves are compiled, in the place of the torch one."""
+"""Replace one or both halves of a torch segmenter by compiled ones."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _BASE_MEMORY, _MEMORY_FACTOR = 350e6, 3.7
 
 
 class Progress(Protocol):
-    """Who is told how a build goes on."""
+    """Receiver of a build's progress."""
 
     def say(self, text: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What goes wrong with compiled models, and how it is told."""
+"""Define the errors of compiled models."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ class EngineError(Exception):
 
 
 class EngineMissing(EngineError):
-    """There is none: nobody made one yet."""
+    """The engine was never built."""

@@ -1,4 +1,4 @@
-"""A segmenter's halves to ONNX: strongly typed, one file each, checked against torch before anyone sees them.
+"""Export a segmenter's halves to ONNX: strongly typed, one file each, compared with torch.
 
 The file says what it is (``metadata_props``): without that it is refused. Inputs and outputs are float32
 whatever the precision inside; see :mod:`lens_ros.engine.graphs` for names and shapes.
@@ -39,7 +39,7 @@ _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """What an ONNX file says of itself.
+    """Metadata of an ONNX file.
 
     ``source`` identifies the weights (:func:`lens_ros.model.checkpoint.segmenter_digest`); ``side`` is S in
     pixels; ``width`` the prompts' C. ``mean`` and ``std`` are the normalisation of ``pixels``, for values in

@@ -1,4 +1,4 @@
-"""The two halves of a segmenter as functions of plain tensors: what is exported and compiled.
+"""Express the two halves of a segmenter as functions of plain tensors, for export.
 
 Resizing and thresholding stay outside: they run in torch or OpenCV, and exporters stumble over them.
 """
@@ -38,7 +38,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """What :meth:`Sam2Segmenter.decode` does for one image, mask prompts included.
+    """Graph of :meth:`Sam2Segmenter.decode` for one image, mask prompts included.
 
     Inputs, float32: ``embedding`` ``(1, C, S/16, S/16)``, SAM 2's ``high_res_0`` and ``high_res_1``,
     ``prompts`` ``(N, T, C)``, ``previous`` ``(N, S/4, S/4)`` logits, and ``has_previous`` ``(N,)``, 1 where

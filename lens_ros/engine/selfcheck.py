@@ -1,4 +1,4 @@
-"""Whether a compiled half does what torch does, on pictures that come with the package.
+"""Check that a compiled half does what torch does, on bundled pictures.
 
 Half precision breaks the image encoders of some models of the SAM family silently (NVIDIA's NanoSAM and
 EfficientTAM report it); nobody should learn that from a robot's masks.

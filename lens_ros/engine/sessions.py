@@ -1,4 +1,4 @@
-"""Compiled graphs as functions of torch tensors: ONNX Runtime and TensorRT.
+"""Run compiled graphs as functions of torch tensors: ONNX Runtime and TensorRT.
 
 Both read and write the memory of torch's tensors where it lies; nothing crosses between host and device that
 was not there.

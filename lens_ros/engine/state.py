@@ -1,4 +1,4 @@
-"""Whether an engine that lies in a cache is one for this machine, this library and these weights."""
+"""Decide whether a cached engine fits this machine, library and weights."""
 
 from __future__ import annotations
 

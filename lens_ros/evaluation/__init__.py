@@ -1,1 +1,1 @@
-"""How good answers are, and a report of it."""
+"""Measure answers and report the result."""

@@ -1,4 +1,4 @@
-"""Metrics of referring segmentation, as the field defines them."""
+"""Compute the metrics of referring segmentation, as the field defines them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Score:
-    """One answer held against the truth.
+    """Comparison of one answer with the truth.
 
     Attributes:
         kind: of expression.
@@ -43,7 +43,7 @@ class Score:
 
     @property
     def iou(self) -> float:
-        """Of the masks; 1 where both are empty (the convention of the paper's evaluation)."""
+        """IoU of the masks; 1 where both are empty (the convention of the paper's evaluation)."""
         return self.intersection / self.union if self.union else 1.0
 
 

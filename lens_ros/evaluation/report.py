@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file to look at: numbers, tables and answers in pictures, nothing to load.
+"""Write an evaluation as one self-contained HTML file with numbers, tables and pictures.
 
 It needs no network and no script: style and pictures are inside. What it shows is what
 :mod:`lens_ros.evaluation.metrics` computes.

@@ -1,4 +1,4 @@
-"""How well a target was followed, as pure functions of what happened frame by frame."""
+"""Measure tracking, as pure functions of the results of frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLEARLY_IN_VIEW = 0.5
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of a sequence held against the truth.
+    """Comparison of one frame of a sequence with the truth.
 
     Attributes:
         progress: place in the sequence, 0..1.

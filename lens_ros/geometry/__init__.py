@@ -1,1 +1,1 @@
-"""Geometry of cameras. No ROS."""
+"""Compute the geometry of cameras, without ROS."""

@@ -1,4 +1,4 @@
-"""Cameras: where the lines of sight of an image's pixels go."""
+"""Model cameras: the lines of sight of an image's pixels."""
 
 from __future__ import annotations
 

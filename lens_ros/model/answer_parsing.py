@@ -1,4 +1,4 @@
-"""Reading what the reasoner says: rationale, boxes, labels."""
+"""Parse what the reasoner writes: rationale, boxes, labels."""
 
 from __future__ import annotations
 

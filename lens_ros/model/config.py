@@ -1,4 +1,4 @@
-"""The configuration that is saved beside the weights, as ``config.json``."""
+"""Define the configuration that is saved with the weights, as ``config.json``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Protocol = Literal["square", "refcoco", "reasonseg"]
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How a camera image becomes the reasoner's patches and the segmenter's picture.
+    """How a camera image is resized for the reasoner and for the segmenter.
 
     ``protocol`` names the way of resizing: ``"square"`` squashes to ``reasoner_size`` pixels a side
     (lens-nano); ``"refcoco"`` and ``"reasonseg"`` are the two that the paper evaluates with (RefCOCO,

@@ -1,4 +1,4 @@
-"""Context queries: what carries the meaning of the reasoning to the segmenter (LENS, section 3.2).
+"""Carry the meaning of the reasoning to the segmenter by context queries (LENS, section 3.2).
 
 Layout and tensor names follow the paper's released checkpoints, so that they load without renaming.
 """
@@ -65,7 +65,7 @@ class _Connector(nn.Module):
 
 
 class ContextModule(nn.Module):
-    """Learned queries, the connector that mixes what they read, and the fold into one prompt vector."""
+    """Learned queries, and the connector that turns their hidden states into one prompt vector."""
 
     def __init__(self, width: int, prompt_width: int, config: ContextConfig) -> None:
         """Create the connector.

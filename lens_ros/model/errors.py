@@ -1,4 +1,4 @@
-"""What goes wrong with a model's files, and how it is told."""
+"""Define the error of a model's files."""
 
 from __future__ import annotations
 

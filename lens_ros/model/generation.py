@@ -1,4 +1,4 @@
-"""Writing an answer, token by token: greedy or sampled, streamed, stopped and cancelled."""
+"""Generate an answer token by token: greedy or sampled, streamed, stopped and cancelled."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _tell(
 
 
 class _Chooser:
-    """Logits ``(B, V)`` to tokens ``(B,)``."""
+    """Chooser of tokens ``(B,)`` from logits ``(B, V)``."""
 
     def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
         self._greedy = sampling.temperature == 0

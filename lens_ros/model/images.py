@@ -1,4 +1,4 @@
-"""Camera images to the tensors that the two halves of the network read."""
+"""Convert camera images to the tensors that the two halves of the network read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the language model has read so far: its key-value cache, and how reading goes on."""
+"""Hold what the language model has read, in its key-value cache, and extend it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reading:
 
     @property
     def length(self) -> int:
-        """Columns read, padding included."""
+        """Number of columns read, padding included."""
         return self._mask.shape[1]
 
     @property

@@ -1,4 +1,4 @@
-"""Rotary positions, made explicit: Qwen2.5-VL's M-RoPE and the paper's plain count.
+"""Compute rotary positions: Qwen2.5-VL's M-RoPE and the paper's plain count.
 
 transformers derives positions inside ``generate`` and gets them wrong, silently, for a pass that is given
 embeddings instead of token ids. Every pass of this package therefore hands over its own.

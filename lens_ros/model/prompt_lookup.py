@@ -1,4 +1,4 @@
-"""Prompt lookup: tokens proposed from what was said before, several of them checked in one pass.
+"""Propose tokens from earlier text, and check several of them in one pass (prompt lookup).
 
 Answers repeat the question's words ("the red mug left of ...") and their own. If the last tokens stood
 somewhere before, what followed there is proposed; the language model reads all of it at once, and keeps
@@ -35,7 +35,7 @@ def propose(said: Sequence[int], *, ngram: int = NGRAM, count: int = PROPOSED) -
 
 
 class LookupDecoder:
-    """Gives the greedy tokens of one row, one after another, reading ahead where there is a proposal.
+    """Decoder of one row that checks proposed tokens in advance; gives its greedy tokens.
 
     Reading several tokens in one pass rounds differently from reading them one by one: where two tokens are
     equal up to rounding, another one may win than without.

@@ -1,4 +1,4 @@
-"""What the reasoner is asked, and the form in which it is taught to answer.
+"""Define the prompts of the reasoner, and the form of its answers.
 
 Wording ``"tabletop"`` is lens-nano's own, short one. ``"paper"`` is what the checkpoints of the paper were
 trained on, to the byte: Qwen2.5-VL's chat format around the texts of LENS (``src/open_r1/constants.py``:

@@ -1,4 +1,4 @@
-"""Quantised weights of the language model: their file, and torchao's tensors made of it.
+"""Read quantised weights of the language model from their file into torchao's tensors.
 
 Beside ``model.safetensors`` may lie ``model.int8.safetensors`` or ``model.int4.safetensors``, written by
 ``lens quantize`` (:mod:`lens_ros.deployment.quantize`). Such a file is complete: where a quantised Linear of
@@ -43,7 +43,7 @@ _SAMPLE = 4096  # bytes of each tensor that the fingerprint reads
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the file says of itself.
+    """Metadata of a file of quantised weights.
 
     Attributes:
         scheme: of quantisation.

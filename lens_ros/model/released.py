@@ -1,4 +1,4 @@
-"""Checkpoints that the authors of LENS released, as a :class:`~lens_ros.model.network.LensModel`.
+"""Load checkpoints of the authors of LENS as a :class:`~lens_ros.model.network.LensModel`.
 
 Such a folder is what the reference implementation (hustvl/LENS, on transformers 4.51) saves: a flat
 ``config.json`` and safetensors in one file or several. Its weights expect sequential query positions and

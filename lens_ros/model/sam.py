@@ -1,4 +1,4 @@
-"""SAM (the first one) from ``segment-anything``: the decoupled path's segmenter, prompted by boxes.
+"""Wrap SAM (the first one) from ``segment-anything``, prompted by boxes.
 
 Layout and tensor names are those of the released files ``sam_vit_{b,l,h}_*.pth``. The package's own resizing
 is not used: it needs torchvision; :mod:`lens_ros.model.images` (``segmenter_fit="letterbox"``) does the same.
@@ -34,7 +34,7 @@ _PACKAGE = "_lens_ros_segment_anything"
 
 @dataclass(frozen=True)
 class SamSizes:
-    """What tells one SAM from another; ``LensConfig.segmenter`` holds these as keywords for ``"vit"``.
+    """Sizes of a SAM; ``LensConfig.segmenter`` holds these as keywords for ``"vit"``.
 
     ``global_attention`` lists the blocks of the image encoder that attend everywhere (any sequence; kept as a
     tuple), the others attend inside windows of ``window_size`` patches a side. ``image_size`` is the side of
@@ -64,7 +64,7 @@ class SamSizes:
 
 
 class SamSegmenter(nn.Module):
-    """SAM as the decoupled path uses it: one mask per prompt.
+    """SAM with one mask per prompt.
 
     Same interface as :class:`~lens_ros.model.sam2.Sam2Segmenter`; ``sam`` is the package's own ``Sam``.
     """
@@ -165,7 +165,7 @@ class SamSegmenter(nn.Module):
 
     @property
     def position_code(self) -> torch.Tensor:
-        """``(1, C, S/16, S/16)``: where the cells of an image's embedding lie."""
+        """Positional encoding of the image embedding's cells, ``(1, C, S/16, S/16)``."""
         encoder = self.sam.prompt_encoder
         code = encoder.pe_layer
         grid = functional_call(code, _float32(code), (encoder.image_embedding_size,))
@@ -173,7 +173,7 @@ class SamSegmenter(nn.Module):
 
     @property
     def no_mask_embedding(self) -> torch.Tensor:
-        """``(1, C, 1, 1)``: the dense prompt that says that there is none."""
+        """Dense prompt for "no mask", ``(1, C, 1, 1)``."""
         decoder, encoder = self.sam.mask_decoder, self.sam.prompt_encoder
         return encoder.no_mask_embed.weight.to(decoder.iou_token.weight.dtype).view(1, -1, 1, 1)
 

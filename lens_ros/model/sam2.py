@@ -1,4 +1,4 @@
-"""What turns prompts into masks: SAM 2's decoder over an image encoder."""
+"""Turn prompts into masks: SAM 2's decoder over an image encoder."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ class Sam2Segmenter(nn.Module):
 
     @property
     def position_code(self) -> torch.Tensor:
-        """``(1, C, S/16, S/16)``: where the cells of an image's embedding lie."""
+        """Positional encoding of the image embedding's cells, ``(1, C, S/16, S/16)``."""
         return self.sam.get_image_wide_positional_embeddings()
 
     @property
     def no_mask_embedding(self) -> torch.Tensor:
-        """``(1, C, 1, 1)``: the dense prompt that says that there is none."""
+        """Dense prompt for "no mask", ``(1, C, 1, 1)``."""
         return self.sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
 
     def embed_masks(self, logits: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How probable it is that an instance is right, from what the model itself knows of its answer."""
+"""Estimate the probability that an instance is right, from the model's own certainty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EDGE = 1e-3  # shares are kept this far from 0 and 1, where their logit is infi
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure the reasoner was of what it wrote, thinking included.
+    """Certainty of the reasoner about what it wrote, thinking included.
 
     These are the natural logarithms of the probability of its least probable word and number, 0 where it
     wrote none. They are separate because they mean different things: a doubtful word is a doubt about which
@@ -24,7 +24,7 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A logistic regression of the probability that an instance is right.
+    """Logistic regression of the probability that an instance is right.
 
     Right means: an object that was asked for, with a mask IoU of at least 0.5. It is fitted by
     ``python -m training.tools.calibrate``.

@@ -1,4 +1,4 @@
-"""How greedy or sampled answers are written fast: a decode step over buffers that never move.
+"""Generate answers fast: a decode step over buffers that never move.
 
 A growing cache (``"dynamic"``) allocates, and launches each kernel anew, for every token. Here keys and
 values lie in transformers' ``StaticCache``, mask and positions beside them, and a step is the same work on
@@ -153,7 +153,7 @@ class StaticDecoder:
 
 
 class StaticDecoders:
-    """The decoders of a language model by batch size and capacity; the ones used last are kept."""
+    """Decoders of a language model by batch size and capacity; those used last are kept."""
 
     def __init__(self, language_model: nn.Module, head: nn.Module) -> None:
         self._parts = language_model, head

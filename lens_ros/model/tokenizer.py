@@ -1,4 +1,4 @@
-"""lens-nano's tokenizer: whole words and whole numbers, a few hundred in all.
+"""Build lens-nano's tokenizer: whole words and whole numbers, a few hundred in all.
 
 Models of other origin bring their own; everything else in this package only uses ``encode`` and ``decode``.
 """

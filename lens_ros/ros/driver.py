@@ -1,4 +1,4 @@
-"""Nodes as processes of their own, started and driven from Python where there is no `ros2 launch`."""
+"""Start nodes as processes and drive them from Python where there is no `ros2 launch`."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ ABORT_S = 5.0  # the same, and to end then
 
 
 class ProcessError(Exception):
-    """A node's process that ended, or did not do in time what it was asked."""
+    """A node's process ended, or did not do in time what it was asked."""
 
 
 class NodeProcess:
-    """`python -m MODULE` with ROS parameters, in its own session, output in a log file.
+    """A process `python -m MODULE` with ROS parameters, in its own session, with its output in a file.
 
     `parameters` go through YAML, so that types survive; `remappings` map topic names. A context manager that
     stops the process at its end.
@@ -157,7 +157,7 @@ class NodeProcess:
 
 
 class Driver:
-    """Spins one node in the calling thread until something has come true.
+    """A node that spins in the calling thread until a condition holds.
 
     Its clients stay, as those of a robot's lifecycle manager do: over one that is destroyed while the other
     node is about to acknowledge it, Fast DDS' discovery can lock itself up (docs/log/fast_dds_deadlock.md).

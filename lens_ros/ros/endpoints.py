@@ -1,4 +1,4 @@
-"""Publishers, subscriptions, services and timers with the quality of service that lens_ros documents.
+"""Create publishers, subscriptions, services and timers with lens_ros' quality of service.
 
 Every endpoint can be overridden by the parameters `qos_overrides.*`. Publishers are reliable, because a best
 effort publisher would not reach rviz and other reliable readers; images are read as best effort, because that
@@ -101,7 +101,7 @@ def _remap(foreign: str) -> str:
 
 
 class Endpoints:
-    """What one part of a node has opened, so that it can be closed together."""
+    """Endpoints that one part of a node opened, to be closed together."""
 
     def __init__(
         self, node: LifecycleNode, on_mismatch: Callable[[str, str], None] = lambda topic, text: None

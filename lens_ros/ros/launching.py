@@ -1,4 +1,4 @@
-"""What the launch files share. Imports nothing of ROS: launch may run in another Python than the nodes."""
+"""Share code of the launch files."""
 
 from __future__ import annotations
 

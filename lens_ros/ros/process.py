@@ -1,4 +1,4 @@
-"""The life of a node's process: until a signal, through whatever goes wrong, to an orderly end."""
+"""Run a node's process until a signal, through errors, to an orderly end."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class LastingNode(Protocol):
 
     @property
     def hangs(self) -> bool:
-        """Whether one of its threads will not end."""
+        """Whether one of its threads does not end."""
 
     @property
     def hang_timeout_s(self) -> float:
-        """After how long without a turn of its executor the process is ended; 0: never."""
+        """Seconds without a turn of the executor after which the process is ended; 0: never."""
 
     def begin(self) -> None:
         """Do what the node does unasked, in its own thread, while its executor spins."""

@@ -1,4 +1,4 @@
-"""How errors and lines are put into the log."""
+"""Format errors and write lines to the log."""
 
 from __future__ import annotations
 

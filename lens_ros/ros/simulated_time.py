@@ -10,7 +10,7 @@ STILL_S = 3.0  # without progress from which on simulated time is said to stand 
 
 
 class SimulatedTime:
-    """Asked now and then, it says what is wrong with simulated time. `ros_clock` is a node's `ROSClock`."""
+    """Checker of simulated time. `ros_clock` is a node's `ROSClock`."""
 
     def __init__(self, ros_clock: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ros_clock = ros_clock

@@ -1,4 +1,4 @@
-"""Say something a few times, and how often it would have been said again."""
+"""Limit repeated texts, and count what was left out."""
 
 from __future__ import annotations
 

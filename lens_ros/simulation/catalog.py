@@ -1,4 +1,4 @@
-"""What can stand on the simulated tabletop: categories, colors and the pairs kept for evaluation."""
+"""Define the objects of the simulated tabletop: categories, colors, pairs kept for evaluation."""
 
 from __future__ import annotations
 

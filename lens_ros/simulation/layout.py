@@ -1,4 +1,4 @@
-"""Random scenes: which objects stand where, under which light, in front of which camera."""
+"""Draw random scenes: objects, light and camera."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Procedural meshes of the 16 tabletop categories: surfaces of revolution, sweeps and boxes.
+"""Make procedural meshes of the 16 tabletop categories: surfaces of revolution, sweeps and boxes.
 
 All lengths are metres. A shape stands on the plane z = 0 around its local origin, z up.
 """

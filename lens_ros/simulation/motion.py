@@ -1,4 +1,4 @@
-"""Tabletops in motion: the camera, the target or something before it moves, and the truth is known.
+"""Move the camera, the target or something in front of it, with known truth.
 
 All motion is scripted and smooth; sliding objects keep clear of the others, a lifted one does not touch them.
 """

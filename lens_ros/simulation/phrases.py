@@ -1,4 +1,4 @@
-"""What people say about things on a table: every word that an expression or its rationale can contain.
+"""List every word that an expression or its rationale can contain.
 
 The tables hold templates (`{}` or named slots such as `{noun}`) and plain words, all lower case, separated by
 single blanks. `words()` walks them, so a phrase added to a table below is in the vocabulary at once. Not the
@@ -194,7 +194,7 @@ STRANGE_NOUNS = ("giraffe", "laptop", "phone", "book", "candle", "keyboard", "sh
 
 @dataclass(frozen=True)
 class Affordance:
-    """Something that objects are good for, and how people ask for it.
+    """A purpose of objects, and the phrases that ask for it.
 
     `categories` serve it without doubt; where an object of an `arguable` category is in sight people could
     differ about the answer, so the affordance is not asked for there. `phrases` are noun phrases, `questions`

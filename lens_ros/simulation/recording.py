@@ -1,4 +1,4 @@
-"""Records the demo: a camera that moves along an arc before a table, written as a ROS 2 bag without ROS.
+"""Record the demo: a camera that moves along an arc in front of a table, as a ROS 2 bag without ROS.
 
 python -m lens_ros.simulation.recording --out demo/tabletop --seed 20006
 
@@ -64,7 +64,7 @@ _CHECK_SIZE = (160, 120)
 
 @dataclass(frozen=True)
 class Summary:
-    """What was recorded. size_bytes: of the bag on disk. objects: as seen in the first image."""
+    """Result of a recording. size_bytes: of the bag on disk. objects: as seen in the first image."""
 
     color_images: int
     depth_images: int
@@ -155,7 +155,7 @@ def _write_scene(path: Path, seed: int, first: Frame) -> None:
 
 
 class _Bag:
-    """A rosbag2 folder in the making. Bag format 8 and Humble's definitions: readable by Humble and later."""
+    """A rosbag2 folder being written, in bag format 8 with Humble's definitions."""
 
     def __init__(self, out: Path) -> None:
         from rosbags.rosbag2 import StoragePlugin, Writer

@@ -1,4 +1,4 @@
-"""Renders random tabletop scenes with MuJoCo, without a display.
+"""Render random tabletop scenes with MuJoCo, without a display.
 
 Building a model and a graphics context costs far more than drawing a frame. So the 64 scenes of a block share
 one compiled model, the pool, whose objects are moved, recolored and hidden from scene to scene.

@@ -1,4 +1,4 @@
-"""What a tabletop scene is, seen by its camera: objects, frames and the camera itself.
+"""Describe a tabletop scene as its camera sees it: objects, frames and the camera itself.
 
 World frame: metres, z up, the table top is z = 0 and its centre the origin. Camera frame: optical, REP-103
 (x right, y down, z forward). Pixels: x to the right, y down, the centre of the first pixel at (0.5, 0.5).
@@ -113,7 +113,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Placement:
-    """An object put on the table: which shape of the pool, its color and albedo, where and how turned."""
+    """An object on the table: its shape in the pool, color, albedo, place and yaw."""
 
     pool_index: int
     category: str

@@ -1,4 +1,4 @@
-"""Procedural textures for the table, the floor and the walls.
+"""Make procedural textures for the table, the floor and the walls.
 
 `make_texture` draws the families that training sees, `make_unseen_texture` others, kept for evaluation.
 """

@@ -1,1 +1,1 @@
-"""Memory, the C allocator and the machine of this process. No ROS."""
+"""Know the memory, the C allocator and the machine of this process, without ROS."""

@@ -1,4 +1,4 @@
-"""The heaps of the C library in this process: kept small, emptied of what lies free, counted.
+"""Keep the C library's heaps small, return their free memory, and count it.
 
 Where that is no glibc, nothing of it does anything.
 """
@@ -23,7 +23,7 @@ _limited = threading.Event()
 
 
 class _Mallinfo2(ctypes.Structure):
-    """What glibc counts, in bytes and numbers of blocks (mallinfo2(3))."""
+    """glibc's counters, in bytes and numbers of blocks (mallinfo2(3))."""
 
     _fields_ = [
         (name, ctypes.c_size_t)

@@ -1,4 +1,4 @@
-"""The machine that engines are for: its GPU, and what is installed."""
+"""Identify the machine that engines are built for: its GPU and libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Gpu:
 
     @property
     def architecture(self) -> str:
-        """As TensorRT-RTX names it: ``SM89``."""
+        """Architecture in TensorRT-RTX's notation: ``SM89``."""
         return f"SM{self.capability[0]}{self.capability[1]}"
 
 

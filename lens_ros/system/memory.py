@@ -1,4 +1,4 @@
-"""When memory ends: recognising it, giving back what can be given back, saying what to do."""
+"""Recognise that memory ran out, release what can be released, and say what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAID = (
 
 
 class OutOfMemory(MemoryError):
-    """The message says what needed memory, how much is free, and what to do."""
+    """Memory ran out; the message says what needed it, how much is free, and what to do."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

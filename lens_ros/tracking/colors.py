@@ -1,4 +1,4 @@
-"""What colors an object has, and where they are: histograms in CIELAB."""
+"""Describe an object's colors and find them in an image, by histograms in CIELAB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a tracked object is lost, and when to ask the reasoner again: the pure part of tracking."""
+"""Decide when a tracked object is lost, and when to ask the reasoner again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Checks:
-    """What a mask must fulfil to be the next one of its object; all but the last are shares, 0..1.
+    """Conditions on the next mask of an object; all but the last are shares, 0..1.
 
     Attributes:
         likeness: least intersection of the histograms of the mask's colors and of the object's, slowly
@@ -39,7 +39,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a decoded mask is held against its object by; meanings as in :class:`Checks`.
+    """Measurements of a decoded mask against its object; meanings as in :class:`Checks`.
 
     ``area``: pixels; ``last_area``: of the last mask that passed.
     """
@@ -80,7 +80,7 @@ LONGEST_WAIT_S = 30.0
 
 
 class ReasonAgain:
-    """Decide when to ask the reasoner again about a lost target: soon after the loss, then ever more rarely.
+    """Schedule of questions to the reasoner about a lost target: soon at first, then at growing intervals.
 
     Times are seconds of any one clock that does not run backwards.
     """

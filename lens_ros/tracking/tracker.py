@@ -1,4 +1,4 @@
-"""Masks that follow the camera between two acts of reasoning.
+"""Track masks from image to image between two reasoning passes.
 
 The box of an object's last mask, where it was and moved to where its colors now are, prompts the segmenter on
 the next image. What comes out is held against what the object was; when neither is the same, the object is
@@ -47,12 +47,12 @@ class Carried:
 
     @property
     def tracked(self) -> bool:
-        """Every instance is there."""
+        """Whether every instance is tracked."""
         return not any(self.lost)
 
 
 class Tracker:
-    """Carries the accepted instances of several targets from image to image.
+    """Tracker of the accepted instances of several targets.
 
     An update costs one image encoding and one decoding of all instances as a batch; the language model is not
     used. Not thread-safe, and it uses the segmenter of ``lens``.
@@ -70,7 +70,7 @@ class Tracker:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of what is tracked, in the order in which it was started."""
+        """Names of the tracked targets, the oldest first."""
         return tuple(self._targets)
 
     def start(self, target: str, image: np.ndarray, answer: Segmentation) -> None:
@@ -149,7 +149,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class _Find:
-    """What was decoded in one place; ``colors``: the mask's histogram."""
+    """A mask decoded in one place; ``colors``: its histogram."""
 
     mask: np.ndarray
     box: tuple[float, float, float, float]

@@ -1,1 +1,1 @@
-"""The node `camera`: a recording or a folder of pictures as a camera."""
+"""The node `camera`: publishes a recording or a folder of pictures like a camera."""

@@ -1,4 +1,4 @@
-"""The node `camera`: plays a recording or a folder of pictures as if a camera were there.
+"""The node `camera`: publishes a recording or a folder of pictures like a camera.
 
 Published, RELIABLE (so that every subscriber matches), each form only while someone subscribes to it:
 - `image`, sensor_msgs/Image: rgb8, or as recorded where the recording is not compressed

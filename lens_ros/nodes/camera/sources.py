@@ -43,7 +43,7 @@ class Shot:
 
 
 class Source(Protocol):
-    """Plays as often as asked."""
+    """A source that can be played repeatedly."""
 
     description: str
     remark: str  # a warning about what is played, or empty

@@ -1,4 +1,4 @@
-"""What goes out about each target: reasoning while it is written, then one segmentation."""
+"""Publish reasoning while it is written, then one segmentation for each target."""
 
 from __future__ import annotations
 

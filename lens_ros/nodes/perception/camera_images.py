@@ -1,4 +1,4 @@
-"""Camera images: raw or compressed, checked on arrival, decoded when they are used, missed when absent."""
+"""Receive camera images, raw or compressed: check them on arrival, decode them when they are used."""
 
 from __future__ import annotations
 

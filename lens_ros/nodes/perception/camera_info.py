@@ -1,4 +1,4 @@
-"""The camera's calibration: the last message of `camera_info`, and what is wrong with it."""
+"""Receive the camera's calibration, and report what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/diagnostics`, once a second in every state: what the node does, how fast, on what, and what is wrong.
+"""Publish `/diagnostics` once a second in every state: activity, rates, backends, troubles.
 
 Four statuses, as `rqt_robot_monitor` and diagnostic_aggregator read them: NODE: state, NODE: images,
 NODE: answers, NODE: model. Levels: ERROR where nothing can work, WARN where something is missing or wrong.
@@ -51,7 +51,7 @@ STAGES = (Series.PREPROCESS, Series.REASON, Series.DECODE, Series.TOTAL, Series.
 
 @dataclass
 class Situation:
-    """What the node knows of itself, kept up to date by it."""
+    """Facts about the node, which the node keeps up to date."""
 
     state: str = "unconfigured"  # as the lifecycle names it
     failure: str = ""  # why the latest transition failed

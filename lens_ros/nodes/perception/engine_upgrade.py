@@ -1,4 +1,4 @@
-"""Engines that are missing are made while the node works, and take over between two acts of inference."""
+"""Build missing engines while the node works, and switch to them between two inferences."""
 
 from __future__ import annotations
 

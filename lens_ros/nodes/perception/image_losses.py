@@ -28,7 +28,7 @@ IRREGULAR = 0.4
 
 @dataclass(frozen=True)
 class Loss:
-    """What arrives, in messages per second of the stamps' time."""
+    """Rates of arriving messages, per second of the stamps' time."""
 
     images_hz: float
     infos_hz: float

@@ -1,4 +1,4 @@
-"""Instructions by topic and by service: what the node looks for in the camera stream."""
+"""Receive instructions by topic and by service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outlines and labels in three dimensions, for RViz: visualization_msgs/MarkerArray.
+"""Make outlines and labels for RViz: visualization_msgs/MarkerArray.
 
 Without depth nobody knows how far an object is. Outlines lie on a plane before the camera, along the lines of
 sight of their pixels: seen from the camera, and in RViz's display Camera, they fall on their objects.

@@ -14,7 +14,7 @@ MOST_SAMPLES = 1000  # per series, whatever the rate
 
 
 class Event(Enum):
-    """What is counted since the start."""
+    """Events that are counted since the start."""
 
     IMAGE = auto()
     UNUSABLE_IMAGE = auto()
@@ -29,7 +29,7 @@ class Event(Enum):
 
 
 class Series(Enum):
-    """What is measured over the last `WINDOW_S` seconds, in milliseconds unless said otherwise."""
+    """Series that are measured over the last `WINDOW_S` seconds, in milliseconds unless said otherwise."""
 
     IMAGE = "image"  # arrivals; the values mean nothing
     AGE_RECEIVED = "age when received"
@@ -42,7 +42,7 @@ class Series(Enum):
 
 
 class Trouble(Enum):
-    """What is wrong; `about` tells several of a kind apart."""
+    """Kinds of trouble; `about` distinguishes several of a kind."""
 
     NAMESAKES = auto()
     SIMULATED_TIME = auto()

@@ -1,4 +1,4 @@
-"""The model of a node: loading it, saying why it does not load, giving its memory back."""
+"""Load a node's model, explain why it does not load, and release its memory."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def _transition(during: str, afterwards: str) -> Callable[[Transition], Transiti
 
 
 class PerceptionNode(PromptLifecycleNode):
-    """See the module. Construct it, add it to a `CallbackExecutor`, then configure and activate it.
+    """The node. Construct it, add it to a `CallbackExecutor`, then configure and activate it.
 
     Raises `ParameterError` for a parameter that cannot be used.
     """
@@ -157,7 +157,7 @@ class PerceptionNode(PromptLifecycleNode):
 
     @property
     def hang_timeout_s(self) -> float:
-        """After how long without a callback the process is ended (the parameter of this name)."""
+        """Seconds without a callback after which the process is ended (the parameter of this name)."""
         return float(self.get_parameter("hang_timeout_s").value)
 
     def _is_unconfigured(self) -> bool:

@@ -1,4 +1,4 @@
-"""Ids of objects that stay the same from answer to answer. Pure Python, no ROS."""
+"""Give objects ids that stay the same from answer to answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 
 class ObjectIds:
-    """Gives instances their ids, unique among all targets.
+    """Ids of instances, unique among all targets.
 
     An instance of a target keeps the id of the one it overlaps most in the target's previous answer; others
     get ids that no target uses. Call `forget` when a target ends. Not thread-safe.

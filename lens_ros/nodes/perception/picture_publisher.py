@@ -1,4 +1,4 @@
-"""What a processed image looks like, for machines and people: mask, labels, overlay, detections, markers.
+"""Publish mask, labels, overlay, detections and markers of a processed image.
 
 One message each per processed image, over all targets that were answered about it. Nothing is computed for a
 topic that nobody subscribes to.

@@ -1,4 +1,4 @@
-"""What changes from one camera image to the next without being wrong in itself: its form, and time."""
+"""Notice changes from one camera image to the next: size, encoding, frame, time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JUMP_S = 5.0  # by which stamps may run ahead of the time that passes
 
 @dataclass(frozen=True)
 class Change:
-    """Something is not as it was. `kind` is "form" or "time"."""
+    """A change between two images. `kind` is "form" or "time"."""
 
     kind: str
     text: str

@@ -20,7 +20,7 @@ DISABLED = Coded(
 
 
 class TooManyError(Exception):
-    """There are as many targets as `max_targets` allows."""
+    """`max_targets` targets are active already."""
 
 
 class StoppedError(Exception):

@@ -325,7 +325,7 @@ class InferenceWorker:
 
 
 class _Nobody:
-    """Ignore every call of a `Listener`'s methods."""
+    """Listener that ignores every call."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: ""

@@ -1,4 +1,4 @@
-"""Between ROS messages and arrays.
+"""Convert between ROS messages and arrays.
 
 Conventions: images are (H, W, 3) uint8 RGB, depth is (H, W) float32 metres along the optical axis with NaN
 where nothing was measured, masks are (H, W) bool; row 0 is the upper edge. Whatever is wrong with a message

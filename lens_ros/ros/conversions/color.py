@@ -1,4 +1,4 @@
-"""Color images: raw or compressed messages, and (H, W, 3) uint8 RGB.
+"""Convert color images between raw or compressed messages and (H, W, 3) uint8 RGB.
 
 Encodings follow sensor_msgs/image_encodings.hpp. `8UC1`, `8UC3`, `8UC4`, `16UC3` and `16UC4` do not say
 what their channels mean; they are read as OpenCV writes them: gray, BGR, BGRA.
@@ -34,7 +34,7 @@ from lens_ros.ros.texts import shortened
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the pixels of an encoding lie in memory, and how they become RGB once they have 8 bits."""
+    """Memory layout of an encoding's pixels, and their conversion to RGB once they have 8 bits."""
 
     channels: int
     dtype: type[np.generic]

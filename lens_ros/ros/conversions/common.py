@@ -1,4 +1,4 @@
-"""What every conversion shares: the error, checks of sizes and data, arrays from and to message fields."""
+"""Share the error, the checks of sizes and data, and the access to arrays in message fields."""
 
 from __future__ import annotations
 

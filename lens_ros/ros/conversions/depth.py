@@ -1,4 +1,4 @@
-"""Depth images (REP-118): messages, and (H, W) float32 metres with NaN where nothing was measured."""
+"""Convert depth images (REP-118) to (H, W) float32 metres, NaN where nothing was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks: (H, W) bool, mono8 images, and lens_ros/Mask messages."""
+"""Convert masks: (H, W) bool, mono8 images, and lens_ros/Mask messages."""
 
 from __future__ import annotations
 

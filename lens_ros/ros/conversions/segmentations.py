@@ -1,4 +1,4 @@
-"""Answers of `Lens` as messages."""
+"""Convert answers of `Lens` to messages."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def spin(executor: Executor) -> None:
 
 
 class CallbackExecutor(Executor):
-    """What is quick runs in the thread that spins; services of the `waiting` types run in `threads` others.
+    """Executor with quick callbacks in its own thread, and services of the `waiting` types in `threads`.
 
     With rclpy's `MultiThreadedExecutor` every callback goes through a pool: a thread has to wake up for it,
     while the spinning one already collects anew what to wait for, both in need of the interpreter's lock,

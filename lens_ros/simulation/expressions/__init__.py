@@ -1,4 +1,4 @@
-"""Referring expressions with a chain of thought that is true of the scene.
+"""Generate referring expressions with a chain of thought that is true of the scene.
 
 `sample_expression` says something about the objects of one camera frame, as a person would type it, and
 reasons about it in words: what is looked for, what is there and where, the quantity that decides, the

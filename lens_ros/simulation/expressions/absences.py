@@ -1,4 +1,4 @@
-"""What nothing in sight satisfies."""
+"""Generate expressions that nothing in sight satisfies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random choices that cost and consume little: the same state of the generator gives the same choice."""
+"""Make random choices that consume little state: equal states of the generator choose equally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of several objects an instruction means, where that is clear by a margin.
+"""Decide which of several objects an instruction means, if that is clear by a margin.
 
 Every function here answers None (or nothing) where two people could differ.
 """

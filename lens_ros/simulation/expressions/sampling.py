@@ -1,4 +1,4 @@
-"""One expression about a frame, of a given or a random kind."""
+"""Sample an expression about a frame, of a given or a random kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one or several objects satisfy, and all are meant."""
+"""Generate expressions that mean all objects that satisfy them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is satisfied by exactly one object: a builder for each kind.
+"""Generate expressions that exactly one object satisfies, by a builder for each kind.
 
 A builder makes a draft of its kind, or None where the view permits none.
 """

@@ -1,4 +1,4 @@
-"""What is kept for evaluation: new sentences of known words, each satisfied by exactly one object.
+"""Generate forms of sentences that are kept for evaluation, each satisfied by exactly one object.
 
 Training never says any of these forms, neither of what is there nor of what is not, so they measure whether a
 model composes what it has learned. Answers are clear by the margins of the kinds that it has learned from. A

@@ -1,4 +1,4 @@
-"""The objects of one frame as an observer sees them: what is in sight, well visible, how far."""
+"""Describe the objects of one frame as an observer sees them: in sight, well visible, how far."""
 
 from __future__ import annotations
 

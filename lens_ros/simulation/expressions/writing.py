@@ -1,4 +1,4 @@
-"""From what is meant to words: the instruction, its chain of thought, their common phrases."""
+"""Write an instruction, its chain of thought and their common phrases."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Draft:
-    """What one expression says, before it is put into words."""
+    """Content of an expression before it is put into words."""
 
     phrase: str  # a noun phrase, or a whole sentence where `sentence`
     targets: Sequence[SceneObject]
