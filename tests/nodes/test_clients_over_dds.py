@@ -101,7 +101,11 @@ def test_the_node(graph, perception, examples):
         again = graph.call(Trigger, "locator/locate", Trigger.Request(), TIMEOUT)
     finally:
         node.send_signal(signal.SIGINT)
-        output, _ = node.communicate(timeout=TIMEOUT)
+        try:
+            output, _ = node.communicate(timeout=10)
+        except subprocess.TimeoutExpired:  # rclpy's own `spin` may miss its shutdown (ros2/rclpy#968)
+            node.kill()
+            output, _ = node.communicate(timeout=TIMEOUT)
     assert response.success and again.success, output
     x, y = map(int, re.fullmatch(r"the leftmost mug at \((\d+), (\d+)\)", response.message).groups())
     assert 0 < x < 320 and 0 < y < 480  # the left half of 640 x 480
