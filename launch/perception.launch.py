@@ -44,6 +44,12 @@ ARGUMENTS = {
     ),
     "camera_info_topic": ("", "Calibration of the camera; empty: camera_info beside image_topic"),
     "image_transport": ("", "raw or compressed"),
+    "depth_topic": (
+        "",
+        "Depth that is registered to the color images (with depth_transport:=compressedDepth, the name "
+        "without /compressedDepth); empty: depth",
+    ),
+    "depth_transport": ("", "none, raw or compressedDepth; a depth_topic alone means raw"),
     "instruction_topic": ("", "Instructions, std_msgs/String; empty: instruction"),
     "instruction": ("", "Instruction to follow from the beginning"),
     "autostart": (
@@ -65,7 +71,7 @@ ARGUMENTS = {
     "use_sim_time": ("", "true takes the time from /clock; empty: as the parameters say, else false"),
 }
 RESPAWN_DELAY_S = 2.0
-TEXTS = ("model", "device", "image_transport", "instruction")
+TEXTS = ("model", "device", "image_transport", "depth_transport", "instruction")
 SWITCHES = ("autostart", "use_sim_time")
 
 
@@ -81,6 +87,8 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Return the node, which activates itself if autostart is set."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    if given["depth_topic"] and not given["depth_transport"]:
+        given["depth_transport"] = "raw"
     # Texts stay texts: an instruction `yes` is not a boolean.
     chosen = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
     chosen |= {name: truth(name, given[name]) for name in SWITCHES if given[name]}
@@ -108,6 +116,7 @@ def remappings(given: dict[str, str]) -> list[tuple[str, str]]:
     topics = {
         "image": images,
         "camera_info": given["camera_info_topic"] or (beside(images, "camera_info") if images else ""),
+        "depth": given["depth_topic"],
         "instruction": given["instruction_topic"],
     }
     return [(name, topic) for name, topic in topics.items() if topic]

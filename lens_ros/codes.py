@@ -28,6 +28,13 @@ class Code(IntEnum):
     LOST = 23  # tracking lost it
     INCONSISTENT = 24  # the box in the answer's text and the mask disagree
 
+    # An object has no place in three dimensions.
+    NO_DEPTH = 30  # too few of its pixels have a depth
+    DEPTH_MISMATCH = 31  # the depth image is not registered to the color image
+    DEPTH_UNIT = 32  # the values of the depth image cannot be metres
+    BAD_CAMERA = 33  # camera_info has no usable intrinsics
+    BAD_DEPTH = 34  # the depth message cannot be read
+
     # The request cannot be served as it is.
     BAD_INSTRUCTION = 40  # empty, too long or unprintable
     BAD_IMAGE = 41  # an encoding, size or content that cannot be used

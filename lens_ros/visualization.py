@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 
 from lens_ros.channels import contiguous
+from lens_ros.geometry.cameras import Camera
 from lens_ros.segmentation import Segmentation
 
 _ACCEPTED = (40, 220, 90)  # RGB
 _REJECTED = (230, 60, 50)
+_BOX = (255, 210, 40)  # of a box in three dimensions
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MARGIN = 8  # pixels, around tiles and text
 _LINE = 18  # pixels, a line of text
@@ -50,6 +52,25 @@ def overlay(rgb: np.ndarray, segmentation: Segmentation) -> np.ndarray:
         cv2.rectangle(picture, (x1, y1), (x2 - 1, y2 - 1), color, thickness)
         _name(picture, f"{instance.label} {instance.score:.2f}", (x1, y1), color)
     return picture
+
+
+def draw_box(picture: np.ndarray, camera: Camera, corners: np.ndarray) -> None:
+    """Draw the edges of a box in three dimensions into a picture.
+
+    Args:
+        picture: ``(H, W, 3)`` uint8 RGB, changed in place.
+        camera: of the picture.
+        corners: ``(8, 3)`` metres in the camera's frame; two that differ in one bit of their index share an
+            edge.
+    """
+    pixels = camera.pixels(corners)
+    thickness = max(1, round(max(picture.shape[:2]) / 480))
+    for first in range(8):
+        for second in (first ^ 1, first ^ 2, first ^ 4):
+            ends = pixels[[first, second]]
+            if first < second and np.isfinite(ends).all() and np.abs(ends).max() < 1e5:
+                start, end = (tuple(int(v) for v in each.round()) for each in ends)
+                cv2.line(picture, start, end, _BOX, thickness, cv2.LINE_AA)
 
 
 def _name(picture: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int]) -> None:

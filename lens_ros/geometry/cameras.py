@@ -95,6 +95,20 @@ class Camera:
         points[:, :2] += self.offset
         return points
 
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        """Return where points appear in the image: (N, 2) float64 x, y, NaN behind the camera.
+
+        Args:
+            points: (N, 3) metres in the camera's frame.
+        """
+        points = np.asarray(points, np.float64) - (*self.offset, 0.0)
+        pixels = np.full((len(points), 2), np.nan)
+        front = points[:, 2] > 0
+        plane = (points[front, :2] / points[front, 2:]).reshape(-1, 1, 2)
+        if len(plane):
+            pixels[front] = self._project(plane)[0].reshape(-1, 2)
+        return pixels
+
     @property
     def _coefficients(self) -> np.ndarray:
         return np.array(self.distortion or (0.0,) * 4)

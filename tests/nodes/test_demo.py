@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import Point, Pose
 from sensor_msgs.msg import RegionOfInterest
 
 from lens_ros.commands import demo
@@ -61,14 +62,17 @@ def answer(instruction: str, *instances: Instance, reason: str = "") -> demo.Sho
 
 def test_the_table_has_a_line_for_each_answer_and_no_rejected_object():
     box = RegionOfInterest(x_offset=10, y_offset=20, width=30, height=5)
+    place = Pose(position=Point(x=0.1, y=-0.204, z=0.75))
     answers = [
         answer("the red mug", Instance(label="red mug", score=0.91, box=box), Instance(rejected="no")),
+        answer("the blue mug", Instance(label="blue mug", score=0.9, box=box, has_pose=True, pose=place)),
         answer("the unicorn", reason="nothing fits"),
     ]
     lines = demo.table(answers).splitlines()
     assert [line.split() for line in lines] == [
-        ["instruction", "found", "box", "score", "ms"],
-        ["the", "red", "mug", "red", "mug", "10,20", "40,25", "0.91", "250"],
+        ["instruction", "found", "box", "place", "in", "m", "score", "ms"],
+        ["the", "red", "mug", "red", "mug", "10,20", "40,25", "-", "0.91", "250"],
+        "the blue mug blue mug 10,20 40,25 0.10 -0.20 0.75 0.90 250".split(),
         ["the", "unicorn", "nothing:", "nothing", "fits", "250"],
     ]
     assert demo.contact_sheet(answers).shape[2] == 3

@@ -6,7 +6,8 @@ The path of one camera image, file by file
 3. `scheduler` keeps the newest image and decides what comes next (`tasks` defines what it decides about).
 4. `worker` runs in the inference thread: decodes the image, tracks (`follower`), asks the model.
 5. `inference` adapts the model: parameters, memory, backends that fail.
-6. `answer_publisher` publishes segmentations and reasoning, `picture_publisher` masks, overlays and markers.
+6. `answer_publisher` publishes segmentations and reasoning, with poses from `objects_3d` (depth comes from
+   `depth_images`); `picture_publisher` publishes masks, overlays and markers.
 
 Policy
 - Between two reasoning passes, targets are tracked from image to image. Tracking also runs between two

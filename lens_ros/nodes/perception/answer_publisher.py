@@ -19,8 +19,10 @@ from lens_ros.msg import Reasoning as ReasoningMessage
 from lens_ros.msg import Segmentation as SegmentationMessage
 from lens_ros.nodes.perception.camera_images import CameraImages
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
+from lens_ros.nodes.perception.depth_images import DepthImages
 from lens_ros.nodes.perception.measurements import Event, Measurements, Series, Trouble
 from lens_ros.nodes.perception.object_ids import ObjectIds
+from lens_ros.nodes.perception.objects_3d import add_poses
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.picture_publisher import Identified, PicturePublisher
 from lens_ros.nodes.perception.tasks import Frame, Outcome, Target
@@ -49,12 +51,14 @@ class AnswerPublisher:
         measured: Measurements,
         images: CameraImages,
         camera_info: CameraInfoInput,
+        depths: DepthImages,
     ) -> None:
         self.node = node
         self.model_id = ""
         self._settings = settings
         self._measured = measured
         self._images = images
+        self._depths = depths
         self._started_at = 0.0
         self._endpoints = Endpoints(
             node, lambda topic, text: measured.note(Trouble.ANSWER_MISMATCH, text, about=topic)
@@ -178,10 +182,11 @@ class AnswerPublisher:
                     self._forget(target)
             message = conversions.segmentation_to_message(result, header, target_id=target.id, ids=ids)
             message.instruction, message.reasoned_stamp = target.instruction, stamp
+            objects = add_poses(message, result, self._depths)
             self._segmentations.publish(message)
             how = "reasoned" if reasoned else "tracked"
             self.node.get_logger().debug(f"target {target.id}: {len(result.instances)} objects, {how}")
-            identified.append(Identified(result, ids))
+            identified.append(Identified(result, ids, objects))
         return identified
 
     def _show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 
 from rclpy.lifecycle import LifecycleNode
@@ -45,6 +46,7 @@ class CameraInfoInput:
         self._checked: Hashable = None  # the content and the image's size that `_camera` is about
         self._camera: Camera | ConversionError | None = None
         self._said = False  # whether it was logged why `_camera` is None
+        self._looking = threading.Lock()  # the inference thread, a service's and the executor's ask
 
     def open(self) -> None:
         """Start receiving camera_info; raise what rclpy raises for unusable qos_overrides."""
@@ -59,10 +61,14 @@ class CameraInfoInput:
 
     def of_image(self, height: int, width: int) -> Camera | None:
         """Return the camera of an image of this size; None, and a line in the log, without a usable one."""
+        with self._looking:
+            return self._of_image(height, width)
+
+    def _of_image(self, height: int, width: int) -> Camera | None:
         info, content = self._last, self._content
         topic = self._node.resolve_topic_name("camera_info")
         if info is None:
-            text = f"no message on {topic} yet; markers need the camera's calibration"
+            text = f"no message on {topic} yet; markers and poses need the camera's calibration"
             self._measured.note(Trouble.CALIBRATION, text, seconds=NOTED_S)
             self._log.warning("missing", text)
             return None
@@ -75,7 +81,7 @@ class CameraInfoInput:
             except ConversionError as error:
                 self._camera = error
         if isinstance(self._camera, ConversionError):
-            text = f"the message on {topic} cannot be used for markers: {self._camera}"
+            text = f"the message on {topic} cannot be used for markers and poses: {self._camera}"
             self._measured.note(Trouble.CALIBRATION, text, seconds=NOTED_S)
             # Throttled as well: the content may change with every message.
             self._said = self._said or self._log.warning(self._camera.kind, text)

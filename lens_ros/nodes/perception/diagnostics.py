@@ -37,6 +37,7 @@ IMAGE_TROUBLES = (
     Trouble.UNUSABLE_IMAGE,
     Trouble.IMAGE_CHANGE,
     Trouble.CALIBRATION,
+    Trouble.DEPTH,
     Trouble.IMAGE_MISMATCH,
     Trouble.SIMULATED_TIME,
 )

@@ -19,8 +19,10 @@ from sensor_msgs.msg import Image
 from lens_ros.action import SegmentInstruction
 from lens_ros.codes import Code, Coded, code_of
 from lens_ros.nodes.perception.answer_publisher import ReasoningStream
+from lens_ros.nodes.perception.depth_images import DepthImages
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Event, Measurements
+from lens_ros.nodes.perception.objects_3d import add_poses
 from lens_ros.nodes.perception.parameters import PerceptionParameters
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.services import RESPONSE_GRACE_S, request_objection
@@ -48,8 +50,10 @@ class Goals:
         settings: Callable[[], PerceptionParameters],
         scheduler: Callable[[], Scheduler | None],
         measured: Measurements,
+        depths: DepthImages,
     ) -> None:
         self._node = node
+        self._depths = depths
         self._measured = measured
         self._settings = settings
         self._scheduler = scheduler
@@ -162,6 +166,8 @@ class Goals:
                     goal.job.result, goal.job.message.header
                 )
                 result.segmentation.instruction = handle.request.instruction
+                if handle.request.use_latest_image:
+                    add_poses(result.segmentation, goal.job.result, self._depths)
                 result.success = True
                 handle.succeed()
         except Exception as error:  # such as a result that does not fit into its message

@@ -1,13 +1,14 @@
-"""Make outlines and labels for RViz: visualization_msgs/MarkerArray.
+"""Make outlines, labels and boxes for RViz: visualization_msgs/MarkerArray.
 
-Without depth nobody knows how far an object is. Outlines lie on a plane before the camera, along the lines of
-sight of their pixels: seen from the camera, and in RViz's display Camera, they fall on their objects.
+Boxes are where depth has located the objects. Outlines need no depth: they lie on a plane in front of the
+camera, along the lines of sight of their pixels. Seen from the camera, and in RViz's display Camera, they
+fall on their objects.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from lens_ros.geometry.cameras import Camera
+from lens_ros.geometry.objects import Box, Located
 
 DISTANCE_M = 1.0  # from the camera to the plane
 LINE_M, TEXT_M = 0.004, 0.04  # width of lines and height of letters there
@@ -25,13 +27,16 @@ SIMPLER_PIXELS = 1.0  # largest distance of a drawn outline from the true one
 GOLDEN_ANGLE = 0.381966  # as a share of the circle of hues: neighbours in number differ in color
 
 
-def markers(header: Header, objects: Iterable[tuple[int, Any]], camera: Camera) -> MarkerArray:
-    """Return one outline and one label per object; they replace all earlier markers.
+def markers(
+    header: Header, objects: Iterable[tuple[int, Any]], camera: Camera, located: Mapping[int, Located]
+) -> MarkerArray:
+    """Return an outline and a label per object, and a box if it was located; they replace earlier markers.
 
     Args:
         header: of the image; its frame is the camera's optical frame.
         objects: id and `lens_ros.instances.Instance` of each.
         camera: of the image.
+        located: objects that depth has located, by their ids.
     """
     message = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
     for number, instance in objects:
@@ -60,7 +65,19 @@ def markers(header: Header, objects: Iterable[tuple[int, Any]], camera: Camera) 
         x, y, z = place.tolist()
         label.pose.position = Point(x=x, y=y - TEXT_M / 2, z=z)
         message.markers += [outline, label]
+        if number in located:
+            message.markers.append(_box(header, number, located[number].box))
     return message
+
+
+def _box(header: Header, number: int, box: Box) -> Marker:
+    """Return the edges of a box in three dimensions."""
+    marker = _marker(header, "boxes", number, Marker.LINE_LIST)
+    marker.scale.x = LINE_M
+    corners = box.corners
+    pairs = [(first, first | 1 << axis) for first in range(8) for axis in range(3) if not first >> axis & 1]
+    marker.points = [Point(x=x, y=y, z=z) for pair in pairs for x, y, z in corners[list(pair)].tolist()]
+    return marker
 
 
 def _marker(header: Header, namespace: str, number: int, kind: int) -> Marker:

@@ -51,6 +51,7 @@ class Trouble(Enum):
     UNUSABLE_IMAGE = auto()
     IMAGE_CHANGE = auto()  # about: the kind
     CALIBRATION = auto()
+    DEPTH = auto()
     IMAGE_MISMATCH = auto()  # about: the topic
     INSTRUCTION_MISMATCH = auto()  # about: the topic
     ANSWER_MISMATCH = auto()  # about: the topic

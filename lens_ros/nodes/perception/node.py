@@ -44,6 +44,7 @@ from lens_ros.nodes.perception import model_loading
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
 from lens_ros.nodes.perception.camera_images import CameraImages, ImageMessage, decode
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
+from lens_ros.nodes.perception.depth_images import DepthImages
 from lens_ros.nodes.perception.diagnostics import Diagnostics, Situation
 from lens_ros.nodes.perception.engine_upgrade import EngineUpgrade
 from lens_ros.nodes.perception.goals import Goals
@@ -127,12 +128,15 @@ class PerceptionNode(PromptLifecycleNode):
         measured = Measurements()
         self._images = CameraImages(self, self._settings, measured, self._on_image, self._on_silence)
         self._camera_info = CameraInfoInput(self, self._settings, measured, self._images.note_info)
-        self._answers = AnswerPublisher(self, self._settings, measured, self._images, self._camera_info)
+        self._depths = DepthImages(self, self._settings, measured, self._camera_info)
+        self._answers = AnswerPublisher(
+            self, self._settings, measured, self._images, self._camera_info, self._depths
+        )
         self._instructions = Instructions(
             self, self.scheduler, self._answers, measured, lambda: self._images.topic
         )
-        self._calls = Services(self, self.scheduler, self._images, self._answers, measured)
-        self._goals = Goals(self, self._settings, self.scheduler, measured)
+        self._calls = Services(self, self.scheduler, self._images, self._answers, measured, self._depths)
+        self._goals = Goals(self, self._settings, self.scheduler, measured, self._depths)
         self._warmer = EngineUpgrade(self, self._situation, self.scheduler)
         self._diagnostics = Diagnostics(self, self._situation, self._settings, measured, self.worker)
 
@@ -224,6 +228,7 @@ class PerceptionNode(PromptLifecycleNode):
                 if self._worker.scheduler.enabled:  # `~/enable` is served already
                     self._images.open()
             self._camera_info.open()
+            self._depths.open()
         except Exception as error:
             self._stop("the node could not be activated")
             super().on_deactivate(state)
@@ -332,6 +337,7 @@ class PerceptionNode(PromptLifecycleNode):
             worker, self._worker = self._worker, None
             self._images.close()
         self._camera_info.close()
+        self._depths.close()
         grace_s = LETTING_GO_S if grace_s is None else grace_s
         let_go = worker is None or worker.stop(Coded(reason, Code.ENDED), grace_s=grace_s)
         self._hanging = [each for each in self._hanging if each.alive]

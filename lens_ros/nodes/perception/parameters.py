@@ -70,6 +70,18 @@ class PerceptionParameters:
         choices=("raw", "compressed"),
         when="configure",
     )
+    depth_transport: str = parameter(
+        "none",
+        "How depth comes, registered to the image, for poses in three dimensions: raw (sensor_msgs/Image, "
+        "16UC1 or 32FC1, on the topic depth), compressedDepth (depth/compressedDepth), or none.",
+        choices=("none", "raw", "compressedDepth"),
+        when="configure",
+    )
+    depth_slop_ms: int = parameter(
+        40,
+        "Largest difference between the stamps of an image and of the depth that belongs to it.",
+        bounds=(0, 1000),
+    )
     instruction: str = parameter(
         "",
         "Instruction to follow from activation on; empty waits for the topic or the service.",

@@ -7,8 +7,8 @@ topic that nobody subscribes to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from lens_ros.geometry.cameras import Camera
+from lens_ros.geometry.objects import Located
 from lens_ros.nodes.perception.camera_info import CameraInfoInput
 from lens_ros.nodes.perception.markers import markers
 from lens_ros.nodes.perception.measurements import Measurements, Trouble
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identified:
-    """An answer, and the id of each of its instances."""
+    """An answer, the id of each of its instances, and the located ones by their id."""
 
     result: Segmentation
     ids: Sequence[int]
+    objects: Mapping[int, Located] = field(default_factory=dict)
 
 
 class PicturePublisher:
@@ -88,12 +91,17 @@ class PicturePublisher:
             self._labels.publish(conversions.labels_to_image(label_image(size, answers), header))
         if _wanted(self._detections):
             self._detections.publish(_detections(header, answers))
-        camera = self._camera_info.of_image(*size) if _wanted(self._markers) else None
-        if camera is not None:
-            self._markers.publish(markers(header, _accepted(answers), camera))
+        objects = {number: each for answer in answers for number, each in answer.objects.items()}
         raw, compressed = _wanted(self._overlays), _wanted(self._compressed_overlays)
+        camera = None
+        if _wanted(self._markers) or (objects and (raw or compressed)):
+            camera = self._camera_info.of_image(*size)
+        if _wanted(self._markers) and camera is not None:
+            self._markers.publish(markers(header, _accepted(answers), camera, objects))
         if raw or compressed:
             picture = _drawn(rgb, [answer.result for answer in answers])
+            if camera is not None:
+                picture = _with_boxes(picture, camera, objects.values())
             if raw:
                 self._overlays.publish(conversions.rgb_to_image(picture, header))
             if compressed:
@@ -129,6 +137,15 @@ def _drawn(rgb: np.ndarray, results: Sequence[Segmentation]) -> np.ndarray:
 
     instances = tuple(instance for result in results for instance in result.instances)
     return overlay(rgb, dataclasses.replace(results[0], instances=instances))
+
+
+def _with_boxes(picture: np.ndarray, camera: Camera, objects: Iterable[Located]) -> np.ndarray:
+    from lens_ros.visualization import draw_box
+
+    picture = picture.copy()
+    for each in objects:
+        draw_box(picture, camera, each.box.corners)
+    return picture
 
 
 def _detections(header: Header, answers: Sequence[Identified]) -> Any:

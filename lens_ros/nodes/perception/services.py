@@ -15,8 +15,10 @@ from std_srvs.srv import SetBool, Trigger
 from lens_ros.codes import Code, Coded, code_of
 from lens_ros.nodes.perception.answer_publisher import AnswerPublisher
 from lens_ros.nodes.perception.camera_images import CameraImages
+from lens_ros.nodes.perception.depth_images import DepthImages
 from lens_ros.nodes.perception.instructions import INACTIVE, instruction_objection
 from lens_ros.nodes.perception.measurements import Event, Measurements
+from lens_ros.nodes.perception.objects_3d import add_poses
 from lens_ros.nodes.perception.scheduler import Scheduler
 from lens_ros.nodes.perception.tasks import DISABLED, Job
 from lens_ros.ros import conversions
@@ -42,8 +44,10 @@ class Services:
         images: CameraImages,
         answers: AnswerPublisher,
         measured: Measurements,
+        depths: DepthImages,
     ) -> None:
         self.node = node
+        self._depths = depths
         self._measured = measured
         self._scheduler = scheduler
         self._images = images
@@ -114,6 +118,8 @@ class Services:
             response.success = True
             response.segmentation = conversions.segmentation_to_message(job.result, image.header)
             response.segmentation.instruction = request.instruction
+            if image is not request.image:  # there is no depth for an image that a client brings
+                add_poses(response.segmentation, job.result, self._depths)
         return response
 
     def _without_image(self, scheduler: Scheduler) -> str:

@@ -25,7 +25,7 @@ from lens_ros.ros.conversions.masks import (
     mask_to_image,
     run_lengths,
 )
-from lens_ros.ros.conversions.segmentations import box_to_region, segmentation_to_message
+from lens_ros.ros.conversions.segmentations import box_to_region, segmentation_to_message, set_pose
 from lens_ros.ros.conversions.tones import Tones
 
 __all__ = [
@@ -53,4 +53,5 @@ __all__ = [
     "rgb_to_image",
     "run_lengths",
     "segmentation_to_message",
+    "set_pose",
 ]

@@ -6,10 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
 from lens_ros.codes import code_of
+from lens_ros.geometry.objects import Located
 from lens_ros.msg import Instance as InstanceMessage
 from lens_ros.msg import Segmentation as SegmentationMessage
 from lens_ros.ros.conversions.masks import encode_mask
@@ -62,6 +66,22 @@ def segmentation_to_message(
         decode_ms=float(result.decode_ms),
         model=result.model,
     )
+
+
+def set_pose(message: InstanceMessage, located: Located) -> None:
+    """Fill an instance's fields of three dimensions: pose, size, depth_median, visible_fraction."""
+    box = located.box
+    turn = cv2.Rodrigues(box.rotation)[0].ravel()  # axis times angle
+    angle = float(np.linalg.norm(turn))
+    x, y, z = turn * (math.sin(angle / 2) / angle if angle > 0 else 0.5)
+    message.has_pose = True
+    message.pose = Pose(
+        position=Point(**dict(zip("xyz", map(float, box.center), strict=True))),
+        orientation=Quaternion(x=float(x), y=float(y), z=float(z), w=math.cos(angle / 2)),
+    )
+    message.size = Vector3(**dict(zip("xyz", map(float, box.size), strict=True)))
+    message.depth_median = located.depth_median
+    message.visible_fraction = located.visible_fraction
 
 
 def box_to_region(box: Iterable[float], height: int, width: int) -> RegionOfInterest:
