@@ -19,6 +19,7 @@ APPROACH_DISTANCE = 0.08
 SPARE_OPENINGS = (0.012, 0.006, 0.003)  # metres beside the object on each side, in order of preference
 MOST_GRASPS = 16
 LEAST_POINTS = 12
+LEAST_SHARE_ABOVE = 0.6  # of the points of a mask that fits its object, above the support plane
 _OBJECT_POINTS, _SCENE_POINTS, _MOST_CHECKED = 400, 1500, 160
 _LEAST_DEPTH = 0.006  # metres of the object between the fingers
 _NEAR = 0.03  # neighbours farther from the fingers than this do not matter
@@ -118,8 +119,10 @@ def plan_grasps(
     frame, origin = _plane_frame(target, normal, offset)
     local = (target - origin) @ frame
     above = local[local[:, 2] > TABLE_CLEARANCE]
-    if len(above) < LEAST_POINTS:
-        reason = f"{len(above)} of the object's {len(target)} points stand out of the support plane"
+    share = len(above) / len(local)
+    if len(above) < LEAST_POINTS or share < LEAST_SHARE_ABOVE:
+        reason = f"{len(above)} of the object's {len(target)} points stand out of the support plane;"
+        reason += f" at least {LEAST_POINTS} and {LEAST_SHARE_ABOVE:.0%} must: a mask that covers the support is misplaced"
         return GraspPlan((), Coded(reason, Code.TOO_LOW), {})
     search = _Search((scene - origin) @ frame, above, gripper, approach_distance)
     found = search.run(most)

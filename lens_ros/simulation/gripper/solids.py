@@ -24,7 +24,14 @@ def pieces(category: str, shape: Shape) -> list[np.ndarray]:
 
 
 def _is_bent(category: str, part: Part) -> bool:
-    return len(part.surface.hulls) > 1 and category in ("mug", "banana", "hammer", "spoon", "bottle", "screwdriver")
+    return len(part.surface.hulls) > 1 and category in (
+        "mug",
+        "banana",
+        "hammer",
+        "spoon",
+        "bottle",
+        "screwdriver",
+    )
 
 
 def _wall(surface: Surface) -> list[np.ndarray]:

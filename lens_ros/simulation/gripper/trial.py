@@ -29,7 +29,7 @@ Masks = Callable[[np.ndarray, str], np.ndarray]
 class Trial:
     """What one trial did.
 
-    result: one of RESULTS. reason: empty for "lifted". kind: of the expression. category: of the target.
+    result: one of RESULTS. reason: empty for "lifted". mask_on_target: the mask lies mostly on the target. kind: of the expression. category: of the target.
     """
 
     index: int
@@ -41,6 +41,7 @@ class Trial:
     grasp: Grasp | None
     frame: Frame
     mask: np.ndarray
+    mask_on_target: bool
 
 
 def run_trial(
@@ -55,7 +56,7 @@ def run_trial(
     rng = np.random.default_rng([seed, index, 22])
     size = (frame.rgb.shape[1], frame.rgb.shape[0])
     said = sample_expression(frame.objects, size, rng)
-    if said is None or said.targets is None or len(said.targets) != 1:
+    if said is None or len(said.targets) != 1:
         return None
     target = said.targets[0]
     item = frame.objects[target - 1]
@@ -69,8 +70,10 @@ def run_trial(
             angle = rng.uniform(0, 2 * np.pi)
             mask = _shifted(mask, int(SHIFT * np.cos(angle)), int(SHIFT * np.sin(angle)))
 
+    right = bool(mask.any() and (frame.instances[mask] == target).mean() > 0.5)
+
     def ended(result: str, reason: str, grasp: Grasp | None = None) -> Trial:
-        return Trial(index, said.kind, item.category, said.text, result, reason, grasp, frame, mask)
+        return Trial(index, said.kind, item.category, said.text, result, reason, grasp, frame, mask, right)
 
     if not mask.any():
         return ended("abstained", Coded("the mask is empty", Code.EMPTY_MASK))

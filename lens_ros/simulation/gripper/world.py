@@ -109,9 +109,7 @@ def _stage(gripper: Gripper) -> str:
         ' friction="1.6 0.05 0.001" condim="4" solref="0.004 1"/></body>'
         for n, s in ((1, 1), (2, -1))
     )
-    motor = "".join(
-        f'<position joint="finger{n}" kp="400" forcerange="{-FORCE} {FORCE}"/>' for n in (1, 2)
-    )
+    motor = "".join(f'<position joint="finger{n}" kp="400" forcerange="{-FORCE} {FORCE}"/>' for n in (1, 2))
     return f"""<mujoco><option timestep="{STEP}" cone="elliptic" impratio="10" integrator="implicitfast"/>
 <worldbody><geom type="box" size="{TABLE_HALF_SIZE[0]} {TABLE_HALF_SIZE[1]} 0.02" pos="0 0 -0.02" {_FRICTION}/>
 <body name="hand" mocap="true"/>
