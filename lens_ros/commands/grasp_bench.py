@@ -73,7 +73,7 @@ def _model_masks(options: argparse.Namespace) -> Masks:
 
     def best(rgb: np.ndarray, instruction: str) -> np.ndarray:
         answer = lens.segment(rgb, instruction, score_threshold=options.score_threshold)
-        accepted = [instance for instance in answer.instances if instance.accepted]
+        accepted = [instance for instance in answer.instances if not instance.rejected]
         if not accepted:
             return np.zeros(rgb.shape[:2], bool)
         return max(accepted, key=lambda instance: instance.score).mask

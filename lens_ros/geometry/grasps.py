@@ -122,7 +122,8 @@ def plan_grasps(
     share = len(above) / len(local)
     if len(above) < LEAST_POINTS or share < LEAST_SHARE_ABOVE:
         reason = f"{len(above)} of the object's {len(target)} points stand out of the support plane;"
-        reason += f" at least {LEAST_POINTS} and {LEAST_SHARE_ABOVE:.0%} must: a mask that covers the support is misplaced"
+        reason += f" at least {LEAST_POINTS} and {LEAST_SHARE_ABOVE:.0%}"
+        reason += " must, else the mask is misplaced"
         return GraspPlan((), Coded(reason, Code.TOO_LOW), {})
     search = _Search((scene - origin) @ frame, above, gripper, approach_distance)
     found = search.run(most)

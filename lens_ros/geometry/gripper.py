@@ -104,7 +104,7 @@ class Gripper:
                 for z in (0.0,)
             ],
             1,
-        ).reshape(len(half), -1, 3)
+        ).reshape(len(half), 8, 3)
         palm = np.array(
             [
                 (x * self.palm_thickness / 2, y * self.palm_width / 2, -self.finger_length - z)

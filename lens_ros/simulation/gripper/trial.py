@@ -29,7 +29,8 @@ Masks = Callable[[np.ndarray, str], np.ndarray]
 class Trial:
     """What one trial did.
 
-    result: one of RESULTS. reason: empty for "lifted". mask_on_target: the mask lies mostly on the target. kind: of the expression. category: of the target.
+    result: one of RESULTS. reason: empty for "lifted". mask_on_target: the mask lies mostly on the target.
+    kind: of the expression. category: of the target.
     """
 
     index: int

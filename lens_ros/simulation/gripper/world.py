@@ -104,17 +104,21 @@ def _stage(gripper: Gripper) -> str:
     palm_z = -gripper.finger_length - gripper.palm_length / 2
     reach = gripper.max_opening / 2
     finger = "".join(
-        f'<body gravcomp="1"><joint name="finger{n}" type="slide" axis="{s} 0 0" range="0 {reach}" damping="8"/>'
+        f'<body gravcomp="1"><joint name="finger{n}" type="slide" axis="{s} 0 0" range="0 {reach}"'
+        ' damping="8"/>'
         f'<geom type="box" size="{thick} {wide} {long}" pos="{s * thick} 0 {-long}" mass="0.08"'
         ' friction="1.6 0.05 0.001" condim="4" solref="0.004 1"/></body>'
         for n, s in ((1, 1), (2, -1))
     )
-    motor = "".join(f'<position joint="finger{n}" kp="400" forcerange="{-FORCE} {FORCE}"/>' for n in (1, 2))
+    force = f'kp="400" forcerange="{-FORCE} {FORCE}"'
+    motor = "".join(f'<position joint="finger{n}" {force}/>' for n in (1, 2))
+    palm = f"{gripper.palm_thickness / 2} {gripper.palm_width / 2} {gripper.palm_length / 2}"
+    weld = 'relpose="0 0 0 1 0 0 0" solref="0.01 1" solimp="0.98 0.99 0.001"'
+    table = f"{TABLE_HALF_SIZE[0]} {TABLE_HALF_SIZE[1]} 0.02"
     return f"""<mujoco><option timestep="{STEP}" cone="elliptic" impratio="10" integrator="implicitfast"/>
-<worldbody><geom type="box" size="{TABLE_HALF_SIZE[0]} {TABLE_HALF_SIZE[1]} 0.02" pos="0 0 -0.02" {_FRICTION}/>
+<worldbody><geom type="box" size="{table}" pos="0 0 -0.02" {_FRICTION}/>
 <body name="hand" mocap="true"/>
 <body name="gripper" gravcomp="1"><freejoint/>
-<geom type="box" size="{gripper.palm_thickness / 2} {gripper.palm_width / 2} {gripper.palm_length / 2}"
- pos="0 0 {palm_z}" mass="0.6"/>{finger}</body></worldbody>
-<equality><weld body1="hand" body2="gripper" relpose="0 0 0 1 0 0 0" solref="0.01 1" solimp="0.98 0.99 0.001"/></equality>
+<geom type="box" size="{palm}" pos="0 0 {palm_z}" mass="0.6"/>{finger}</body></worldbody>
+<equality><weld body1="hand" body2="gripper" {weld}/></equality>
 <actuator>{motor}</actuator></mujoco>"""
