@@ -21,6 +21,7 @@ MOST_GRASPS = 16
 LEAST_POINTS = 12
 LEAST_SHARE_ABOVE = 0.6  # of the points of a mask that fits its object, above the support plane
 _OBJECT_POINTS, _SCENE_POINTS, _MOST_CHECKED = 400, 1500, 160
+MOST_TAPER = 1.0  # how fast the width may change along the fingers' width, else the object slips out
 _LEAST_DEPTH = 0.006  # metres of the object between the fingers
 _NEAR = 0.03  # neighbours farther from the fingers than this do not matter
 _WEIGHTS = {"center": 0.4, "opening": 0.15, "neighbours": 0.15, "table": 0.05, "width": 0.25}
@@ -107,7 +108,7 @@ def plan_grasps(
     Raises:
         ValueError: an array of another shape, or a normal without a direction.
     """
-    scene, target = _finite(scene, "scene"), _finite(target, "target")
+    target = _finite(target, "target")
     normal = np.asarray(plane[0], float)
     length = np.linalg.norm(normal)
     if normal.shape != (3,) or not np.isfinite(length) or length < 1e-9:
@@ -125,6 +126,7 @@ def plan_grasps(
         reason += f" at least {LEAST_POINTS} and {LEAST_SHARE_ABOVE:.0%}"
         reason += " must, else the mask is misplaced"
         return GraspPlan((), Coded(reason, Code.TOO_LOW), {})
+    scene = _near(scene, target, gripper.reach + approach_distance)
     search = _Search((scene - origin) @ frame, above, gripper, approach_distance)
     found = search.run(most)
     if not len(found):
@@ -156,10 +158,7 @@ class _Search:
 
     def __init__(self, scene: np.ndarray, target: np.ndarray, gripper: Gripper, travel: float) -> None:
         self._gripper, self._travel = gripper, travel
-        reach = gripper.finger_length + gripper.palm_length + gripper.palm_thickness + travel
-        low, high = target.min(0) - reach, target.max(0) + reach
-        near = ((scene > low) & (scene < high)).all(1) & (scene[:, 2] > TABLE_CLEARANCE)
-        self._scene = scene[near]
+        self._scene = scene[scene[:, 2] > TABLE_CLEARANCE]
         self._target = _thinned(target, _OBJECT_POINTS)
         self._middle = (target.min(0) + target.max(0)) / 2
         self._size = float(np.linalg.norm(np.ptp(target, axis=0)[:2]) / 2)
@@ -170,6 +169,7 @@ class _Search:
         """Return the accepted candidates' numbers, the best first."""
         self._measure(candidates(self._target))
         alive = self._keep(self.touched, "between_fingers")
+        alive = self._keep(alive & (self._taper <= MOST_TAPER), "wedge")
         alive = self._keep(
             alive & (self.width <= self._gripper.max_opening - 2 * SPARE_OPENINGS[-1]), "too_wide"
         )
@@ -218,12 +218,14 @@ class _Search:
             "collision": Code.IN_COLLISION,
             "table": Code.TOO_LOW,
             "too_wide": Code.TOO_WIDE,
+            "wedge": Code.TOO_WIDE,
             "between_fingers": Code.TOO_LOW,
         }
         last = next(name for name in codes if self.removed.get(name))
         text = (
             f"none of {len(self.width)} grasps is possible: {self.removed['between_fingers']} have too little"
-            f" of the object between the fingers, {self.removed['too_wide']} need more than the"
+            f" of the object between the fingers, {self.removed['wedge']} would hold it by a"
+            f" corner, {self.removed['too_wide']} need more than the"
             f" {self._gripper.max_opening * 1000:.0f} mm opening, {self.removed['table']} touch the support,"
             f" {self.removed['collision']} collide with the scene"
         )
@@ -237,8 +239,7 @@ class _Search:
     def _measure(self, found: Candidates) -> None:
         """Measure the slice of the object between the fingers: width, and where the fingertips go."""
         self.found = found
-        local = np.matmul(self._target[None] - found.anchor[:, None], found.rotation)  # (K, M, 3)
-        across, lateral, ahead = local[..., 0], local[..., 1], local[..., 2]
+        across, lateral, ahead = _seen_from(self._target, found.anchor, found.rotation)  # each (K, M)
         half = max(self._gripper.finger_width / 2, 0.006)
         between = (np.abs(lateral) < half) & (np.abs(across) < found.reach[:, None])
         first = np.where(between, ahead, np.inf).min(1)
@@ -252,12 +253,17 @@ class _Search:
         high = np.where(between, across, -np.inf).max(1)
         self.touched = (between.sum(1) >= 3) & (end - first >= _LEAST_DEPTH)
         safe = self.touched
-        self.width = np.where(safe, high - low, np.inf)
-        middle = np.where(safe, (low + high) / 2, 0.0)
+        self.width = np.where(safe, high - np.where(safe, low, 0.0), np.inf)
+        middle = (np.where(safe, low, 0.0) + np.where(safe, high, 0.0)) / 2
         end = np.where(safe, end, 0.0)
         self.tip = (
             found.anchor + middle[:, None] * found.rotation[:, :, 0] + end[:, None] * found.rotation[:, :, 2]
         )
+        widths = []
+        for side in (between & (lateral < 0), between & (lateral >= 0)):
+            widths.append(np.where(side, across, -np.inf).max(1) - np.where(side, across, np.inf).min(1))
+        both = np.isfinite(widths[0]) & np.isfinite(widths[1])
+        self._taper = np.abs(np.where(both, widths[0], 0) - np.where(both, widths[1], 0)) / (2 * half)
         self._held = np.where(safe, end - np.where(safe, first, 0.0), 0.0)
         center = self.tip - (self._held / 2)[:, None] * found.rotation[:, :, 2] - self._middle
         self._off_center = np.linalg.norm(center[:, :2], axis=1)
@@ -292,12 +298,18 @@ class _Search:
         """Return whether a point is in the gripper's way and how far the nearest one is from its fingers."""
         if not len(points) or not len(numbers):
             return np.zeros(len(numbers), bool), np.full(len(numbers), _NEAR)
-        local = np.matmul(points[None] - self.tip[numbers][:, None], self.found.rotation[numbers])
+        across, lateral, ahead = _seen_from(points, self.tip[numbers], self.found.rotation[numbers])
         wide = opening[numbers][:, None]
-        hit = self._gripper.occupied(local, wide, self._travel).any(1)
-        outer = np.abs(local[..., 0]) - wide / 2 - self._gripper.finger_thickness
-        beside = (local[..., 2] < 0) & (np.abs(local[..., 1]) < self._gripper.finger_width) & (outer > 0)
+        hit = self._gripper.occupied(across, lateral, ahead, wide, self._travel).any(1)
+        outer = np.abs(across) - wide / 2 - self._gripper.finger_thickness
+        beside = (ahead < 0) & (np.abs(lateral) < self._gripper.finger_width) & (outer > 0)
         return hit, np.minimum(np.where(beside, outer, _NEAR).min(1), _NEAR)
+
+
+def _seen_from(points: np.ndarray, origins: np.ndarray, rotations: np.ndarray) -> list[np.ndarray]:
+    """Return the three coordinates (K, M) of points (M, 3) in K frames: origins (K, 3), axes in columns."""
+    columns = [rotations[:, :, axis] for axis in range(3)]
+    return [column @ points.T - (column * origins).sum(1)[:, None] for column in columns]
 
 
 def _finite(points: np.ndarray, name: str) -> np.ndarray:
@@ -305,6 +317,18 @@ def _finite(points: np.ndarray, name: str) -> np.ndarray:
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"{name}: expected points of shape (N, 3), got {points.shape}")
     return points[np.isfinite(points).all(1)]
+
+
+def _near(scene: np.ndarray, target: np.ndarray, reach: float) -> np.ndarray:
+    """Return the finite points of the scene within `reach` metres of the target along every axis."""
+    scene = np.asarray(scene)
+    if scene.ndim != 2 or scene.shape[1] != 3:
+        raise ValueError(f"scene: expected points of shape (N, 3), got {scene.shape}")
+    low, high = target.min(0) - reach, target.max(0) + reach
+    near = np.ones(len(scene), bool)
+    for axis in range(3):  # comparisons with NaN are false
+        near &= (scene[:, axis] > low[axis]) & (scene[:, axis] < high[axis])
+    return scene[near].astype(float)
 
 
 def _plane_frame(target: np.ndarray, normal: np.ndarray, offset: float) -> tuple[np.ndarray, np.ndarray]:

@@ -61,6 +61,12 @@ class Gripper:
         if self.approach_axis == self.closing_axis:
             raise ValueError(f"gripper: approach_axis and closing_axis are both {self.approach_axis!r}")
 
+    @property
+    def reach(self) -> float:
+        """Bound the distance in metres from the object to any point of the gripper that holds it."""
+        across = max(self.palm_thickness / 2, self.max_opening / 2 + self.finger_thickness)
+        return self.finger_length + self.palm_length + across + max(self.palm_width, self.finger_width) / 2
+
     def tcp_rotation(self) -> np.ndarray:
         """Return (3, 3) grasp_from_tcp: the axes of the TCP frame in (closing, lateral, approach)."""
         rotation = np.zeros((3, 3))
@@ -71,19 +77,21 @@ class Gripper:
         rotation[1, lateral] = np.linalg.det(rotation)  # right-handed
         return rotation
 
-    def occupied(self, points: np.ndarray, opening: np.ndarray, travel: float) -> np.ndarray:
+    def occupied(
+        self, across: np.ndarray, lateral: np.ndarray, ahead: np.ndarray, opening: np.ndarray, travel: float
+    ) -> np.ndarray:
         """Return which points the gripper touches while it advances to its place.
 
         Args:
-            points: (..., 3) metres, axes (closing, lateral, approach), origin between the fingertips.
-            opening: metres between the fingers, broadcast against `points[..., 0]`.
+            across, lateral, ahead: the points' metres from the middle between the fingertips along the
+                closing, lateral and approach directions, of one shape.
+            opening: metres between the fingers, broadcast against that shape.
             travel: metres that the gripper advances in a straight line before it arrives.
 
         Returns:
-            Bool of the shape of `points[..., 0]`.
+            Bool of that shape.
         """
-        across, lateral = np.abs(points[..., 0]), np.abs(points[..., 1])
-        ahead = points[..., 2]
+        across, lateral = np.abs(across), np.abs(lateral)
         inner, behind = opening / 2, -self.finger_length
         end = behind - self.palm_length - travel
         finger = (ahead < 0) & (lateral < self.finger_width / 2)

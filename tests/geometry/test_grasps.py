@@ -136,7 +136,7 @@ def test_obstacles_remove_grasps() -> None:
 
 
 def test_what_does_not_fit_is_too_wide() -> None:
-    shape = seen(cylinder(0.2, 0.08))
+    shape = seen(cylinder(0.08, 0.12))
     plan = plan_grasps(shape, shape, PLANE, GRIPPER)
     assert not plan.grasps and code_of(plan.reason) is Code.TOO_WIDE
 
