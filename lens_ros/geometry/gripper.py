@@ -32,10 +32,10 @@ class Gripper:
     max_opening: float = 0.10
     finger_length: float = 0.06
     finger_width: float = 0.02
-    finger_thickness: float = 0.006
+    finger_thickness: float = 0.005
     palm_length: float = 0.06
     palm_width: float = 0.05
-    palm_thickness: float = 0.12
+    palm_thickness: float = 0.09
     tcp_depth: float = 0.01
     approach_axis: str = "z"
     closing_axis: str = "x"
