@@ -17,6 +17,7 @@ from lens_ros.geometry.gripper import Gripper
 TABLE_CLEARANCE = 0.0025  # metres between fingers and support plane, at least
 APPROACH_DISTANCE = 0.08
 SPARE_OPENINGS = (0.012, 0.006, 0.003)  # metres beside the object on each side, in order of preference
+UNSEEN_WALL = 0.005  # metres; a wall may be that thick, and its far face is not seen
 MOST_GRASPS = 16
 LEAST_POINTS = 12
 LEAST_SHARE_ABOVE = 0.6  # of the points of a mask that fits its object, above the support plane
@@ -183,7 +184,8 @@ class _Search:
         order = order[np.argsort(-preliminary[order], kind="stable")]
         points = _thinned(self._scene, _SCENE_POINTS)
         for spare in SPARE_OPENINGS:
-            open_ = np.clip(self.width + 2 * spare, self._gripper.min_opening, self._gripper.max_opening)
+            beside = np.where(self.found.kind == RIM, max(spare, UNSEEN_WALL), spare)
+            open_ = np.clip(self.width + 2 * beside, self._gripper.min_opening, self._gripper.max_opening)
             todo = order[~free[order]]
             high = self._height(todo, open_)
             on_table[todo] |= high >= TABLE_CLEARANCE
