@@ -8,7 +8,7 @@ that slice reaches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -32,13 +32,17 @@ UNBOUNDED = 1.0
 
 @dataclass(frozen=True)
 class Candidates:
-    """K candidates: kind (K,), rotation (K, 3, 3), anchor (K, 3), depth (K,), reach (K,)."""
+    """K candidates: kind (K,), rotation (K, 3, 3), anchor (K, 3), depth (K,), reach (K,).
+
+    alignment: (K,) cosine between the closing direction and the normal of a rim's wall; 1 for other kinds.
+    """
 
     kind: np.ndarray
     rotation: np.ndarray
     anchor: np.ndarray
     depth: np.ndarray
     reach: np.ndarray
+    alignment: np.ndarray
 
 
 def candidates(points: np.ndarray) -> Candidates:
@@ -55,7 +59,7 @@ def _make(
     lateral = np.cross(approach, closing)
     rotation = np.stack([closing, lateral, approach], -1)
     count = len(rotation)
-    return Candidates(np.full(count, kind), rotation, anchor, depth, np.full(count, reach))
+    return Candidates(np.full(count, kind), rotation, anchor, depth, np.full(count, reach), np.ones(count))
 
 
 def _from_above(points: np.ndarray) -> Candidates:
@@ -124,7 +128,11 @@ def _at_the_rim(points: np.ndarray) -> list[Candidates]:
     up = np.array([0.0, 0.0, 1.0])
     approach = -np.cos(tilt)[:, None] * outward - np.sin(tilt)[:, None] * up
     closing = np.sin(tilt)[:, None] * outward - np.cos(tilt)[:, None] * up
-    return [_make(RIM, closing, approach, points[row][which], depth, RIM_REACH)]
+    wall = points[near & (distance < radius + 0.002)]
+    spread = np.linalg.norm(wall[:, :2] - center, axis=1)
+    slope = np.arctan2(np.std(wall[:, 2]), max(float(np.std(spread)), 1e-6)) if len(wall) else np.pi / 2
+    made = _make(RIM, closing, approach, points[row][which], depth, RIM_REACH)
+    return [replace(made, alignment=np.cos(tilt - slope))]
 
 
 def _circle(points: np.ndarray) -> tuple[np.ndarray, float]:

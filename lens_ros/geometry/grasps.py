@@ -286,6 +286,7 @@ class _Search:
             + _WEIGHTS["opening"] * spare * held
             + _PREFERENCE[kind]
             + level
+            - 0.4 * (1 - self.found.alignment)
         )
 
     def _height(self, numbers: np.ndarray, opening: np.ndarray) -> np.ndarray:
