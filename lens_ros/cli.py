@@ -22,6 +22,7 @@ COMMANDS = {
     "deploy": "make a folder that a robot takes of a trained model",
     "doctor": "what this machine is and what would run here",
     "watch": "look at a running node, in the terminal",
+    "grasp-bench": "measure, in simulated physics, how often words end in the right object lifted",
     "record-demo": "record the demo bag in the simulator",
 }
 
