@@ -61,7 +61,6 @@ class Code(IntEnum):
     INTERNAL_ERROR = 102  # a fault of lens_ros; please report it
 
     # The object is seen, and no grasp of it is proposed.
-    NO_POINTS = 140  # too few points with depth
     TOO_WIDE = 141  # the jaws do not open wide enough
     IN_COLLISION = 142  # fingers or palm would hit something on the way or at the object
     TOO_LOW = 143  # too little stands out of the support plane to be held

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "reference"
@@ -27,6 +28,11 @@ API = {
     "lens_ros.segmentation": ("Segmentation",),
     "lens_ros.instances": ("Instance",),
     "lens_ros.codes": ("Code",),
+    "lens_ros.geometry.cameras": ("Camera",),
+    "lens_ros.geometry.depth_views": ("DepthView",),
+    "lens_ros.geometry.objects": ("locate", "Located", "Box"),
+    "lens_ros.geometry.gripper": ("Gripper",),
+    "lens_ros.geometry.grasps": ("plan_grasps", "GraspPlan", "Grasp", "Clearances"),
     "lens_ros.client": (
         "BlockingLensClient", "LensClient", "Answer", "Found", "Question", "Subscription", "LensError",
         "LensUnavailableError", "LensTimeoutError", "LensRefusedError", "LensInputError",
@@ -147,8 +153,8 @@ def python_api() -> str:
     """Return the page of the Python API, from signatures and docstrings."""
     text = (
         "# Python API\n\n"
-        "The modules below are public. Everything else may change without notice. `lens_ros.lens`,\n"
-        "`lens_ros.segmentation`, `lens_ros.instances` and `lens_ros.codes` need no ROS.\n"
+        "The modules below are public. Everything else may change without notice. Only `lens_ros.client`\n"
+        "needs ROS.\n"
     )
     for module_name, names in API.items():
         module = importlib.import_module(module_name)
@@ -158,9 +164,11 @@ def python_api() -> str:
     return text
 
 
-def described(name: str, kind: type) -> str:
-    """Return the entry of a public class: its signature, docstring, and public methods."""
+def described(name: str, kind: Any) -> str:
+    """Return the entry of a public function or class: signature, docstring, and public methods."""
     text = f"\n### {name}\n\n"
+    if inspect.isfunction(kind):
+        return f"{text}```python\n{signature(name, kind)}\n```\n\n{prose(inspect.getdoc(kind))}"
     if "__init__" in vars(kind) or dataclasses.is_dataclass(kind):
         text += f"```python\n{signature(name, kind.__init__)}\n```\n\n"
     text += prose(kind.__dict__.get("__doc__"))

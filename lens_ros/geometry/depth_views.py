@@ -86,6 +86,11 @@ class DepthView:
         points = self.camera.points(pixels[known].astype(float), depth[known].astype(float))
         return points[np.isfinite(points).all(axis=1)]
 
+    def all_points(self) -> np.ndarray:
+        """Return the points (N, 3) float64 metres of all pixels that have a depth."""
+        y, x = np.nonzero(np.isfinite(self.depth))
+        return self.points(np.stack([x, y], axis=1))
+
     def object_pixels(self, mask: np.ndarray, *, border: bool = False) -> np.ndarray:
         """Return the pixels (N, 2: x, y) of an object's own surface.
 

@@ -116,7 +116,7 @@ def plan_grasps(
         raise ValueError(f"plane: the normal is {normal}; expected three numbers that are not all 0")
     if len(target) < LEAST_POINTS:
         reason = f"the object has {len(target)} points with depth; at least {LEAST_POINTS} are needed"
-        return GraspPlan((), Coded(reason, Code.NO_POINTS), {})
+        return GraspPlan((), Coded(reason, Code.NO_DEPTH), {})
     normal, offset = normal / length, float(plane[1]) / length
     frame, origin = _plane_frame(target, normal, offset)
     local = (target - origin) @ frame
@@ -303,7 +303,7 @@ class _Search:
             return np.zeros(len(numbers), bool), np.full(len(numbers), _NEAR)
         across, lateral, ahead = _seen_from(points, self.tip[numbers], self.found.rotation[numbers])
         wide = opening[numbers][:, None]
-        hit = self._gripper.occupied(across, lateral, ahead, wide, self._travel).any(1)
+        hit = np.any(self._gripper.occupied(across, lateral, ahead, wide, self._travel), axis=1)
         outer = np.abs(across) - wide / 2 - self._gripper.finger_thickness
         beside = (ahead < 0) & (np.abs(lateral) < self._gripper.finger_width) & (outer > 0)
         return hit, np.minimum(np.where(beside, outer, _NEAR).min(1), _NEAR)

@@ -15,6 +15,8 @@ from lens_ros.codes import Code
 from lens_ros.geometry.cameras import Camera
 from lens_ros.geometry.depth_views import DepthView
 from lens_ros.geometry.errors import GeometryError
+from lens_ros.geometry.grasps import plan_grasps
+from lens_ros.geometry.gripper import Gripper
 from lens_ros.geometry.objects import Box, locate
 
 WIDTH, HEIGHT = 640, 480
@@ -109,6 +111,21 @@ def test_depth_of_another_resolution_gives_the_same():
     half = DepthView.registered(np.ascontiguousarray(depth[::2, ::2]), CAMERA, depth.shape)
     found = locate(half, seen == 1)
     assert np.linalg.norm(found.box.center - box.center) < 0.01
+
+
+def test_grasps_are_planned_from_what_was_located():
+    """The example of docs/guides/grasping.md."""
+    box = standing((0.05, 0.07, 0.08), (0.0, 0.0), 0.3)
+    depth, seen = rendered([box])
+    view = DepthView.registered(depth, CAMERA, depth.shape)
+    found = locate(view, seen == 1)
+    assert found.plane is not None
+    plane = found.plane.normal, found.plane.offset
+    plan = plan_grasps(view.all_points(), found.points, plane, Gripper(max_opening=0.08))
+    assert plan.grasps and plan.reason == ""
+    best = plan.grasps[0]
+    assert np.linalg.norm(best.pose[:3, 3] - box.center) < 0.06
+    assert best.width < 0.075 and best.approach @ UP < 0
 
 
 def test_what_is_hidden_is_told():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import cv2
 import numpy as np
 import pytest
 
+from lens_ros import cli
 from lens_ros.codes import Code, code_of
 from lens_ros.geometry.gripper import Gripper
 from lens_ros.simulation.gripper.bench import contact_sheet, summary
@@ -73,3 +77,15 @@ def test_closing_on_nothing_lifts_nothing() -> None:
     pose[0, 3] = 0.2
     risen = GripperWorld(mujoco, [cube], [shape], Gripper()).execute(pose, 0.1, 0.08)
     assert abs(risen[0]) < 0.01
+
+
+def test_the_command_reports_rates_and_writes_pictures(
+    simulator: TabletopSimulator, tmp_path, capsys
+) -> None:
+    numbers, picture = tmp_path / "grasps.json", tmp_path / "grasps.png"
+    options = ["--scenes", "2", "--seed", str(SEED), "--json", str(numbers), "--picture", str(picture)]
+    assert cli.main(["grasp-bench", *options]) == 0
+    rates = json.loads(numbers.read_text())
+    assert rates["n"] == 2 and {"lift_rate", "right_object", "wrong_object", "abstained"} <= rates.keys()
+    assert "lift_rate" in capsys.readouterr().out and cv2.imread(str(picture)) is not None
+    assert cli.main(["grasp-bench", "--scenes", "0"]) == 2
