@@ -46,7 +46,7 @@ run: setup
 lint: setup
 	@echo '== ruff' && $(in_environment) ruff check .
 	@echo '== mypy' && $(in_environment) mypy lens_ros training benchmarks examples
-	@echo '== mkdocs' && $(in_environment) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	@echo '== mkdocs' && $(in_environment) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # The pages of the reference are committed; a test compares them with the sources.
 docs: setup

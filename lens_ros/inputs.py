@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_INSTRUCTION = 1000  # characters
 MIN_SIDE, MAX_SIDE = 16, 16384  # pixels
-BACKGROUND = (255, 255, 255)  # RGB behind what is transparent: that of paper and of most viewers
+BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: white, as in most viewers
 
 
 class ImageError(ValueError):

@@ -19,7 +19,7 @@ def resource_roots() -> list[Path]:
 
 
 def find_demo() -> Path:
-    """Return the folder of the demo recording; ``scene.json`` beside it lists its objects.
+    """Return the folder of the demo recording; ``scene.json`` next to it lists its objects.
 
     Raises:
         FileNotFoundError: the recording is not installed; the message says where it was expected.

@@ -24,7 +24,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     finally:
-        with suppress(OSError):  # the error of the block tells more
+        with suppress(OSError):  # the error of the block is the one to report
             partial.unlink(missing_ok=True)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +33,9 @@ NOT_RUN = {
 def commands() -> Iterator[tuple[Path, str]]:
     """Yield each command of a `sh` block with its page, without its comment."""
     for page in PAGES:
-        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for block in re.findall(
+            r"^ *```(?:sh|bash)\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL
+        ):
             for line in block.replace("\\\n", " ").splitlines():
                 command = " ".join(re.sub(r"\s#.*$", "", line).split())
                 if command:
@@ -91,6 +97,24 @@ def test_documented_modules_files_and_goals_exist() -> None:
             assert re.search(rf"^{goal[1]}:", makefile, re.MULTILINE), f"{page}: {command}"
 
 
+def test_documented_options_of_lens_exist() -> None:
+    for page, command in commands():
+        if found := re.match(r"(?:ros2 run lens_ros )?lens ([\w-]+) ?(.*)", command):
+            parser = argparse.ArgumentParser(prog=f"{page.name}: lens {found[1]}")
+            module = importlib.import_module(f"lens_ros.commands.{found[1].replace('-', '_')}")
+            module.add_parser(parser)
+            parser.parse_args(shlex.split(found[2]))  # exits if an option is unknown
+
+
+def test_a_dead_link_is_an_error(tmp_path: Path) -> None:
+    """The options of the build do make a warning fail."""
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    index = tmp_path / "docs" / "index.md"
+    index.write_text(index.read_text() + "\n[outside](../config/perception.yaml)\n")
+    assert built(tmp_path, tmp_path / "site").returncode == 1
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
@@ -103,10 +127,15 @@ def test_the_reference_is_up_to_date() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
-        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+def built(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site of a checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site],
+        cwd=root, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    ran = built(ROOT, tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "reference" / "codes.html").exists()

@@ -187,7 +187,7 @@ class _Lines:
 def main(job: str) -> int:
     """Build the engines of a job, in the subprocess; return its exit status."""
     for number in _ENDING:
-        signal.signal(number, _end)  # so that what is half made is removed
+        signal.signal(number, _end)  # so that partial files are removed
     child.end_with_parent(signal.SIGTERM)
     wanted = json.loads(job)
     cache = EngineCache(Path(wanted["cache"]))
@@ -214,8 +214,8 @@ def main(job: str) -> int:
 
 
 def _end(number: int, frame: Any) -> None:
-    # The kernel tells it again with each thread of who asked that ends: a second exception would leave the
-    # first one's work half done.
+    # The kernel sends the signal again for each ending thread of the parent. A second exception would
+    # interrupt the clean-up of the first.
     for ending in _ENDING:
         signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -1,8 +1,8 @@
 """Store compiled models: one folder per engine, with a manifest that is read first.
 
 ``<cache>/<model>/<part>-<precision>-<backend>-<fingerprint>/`` holds ``engine.plan`` or ``graph.onnx`` and
-``manifest.json``. A folder appears under its name when it is whole, by one rename; what is made meanwhile has
-a name that begins with a dot. Several models, devices and versions lie side by side.
+``manifest.json``. A folder appears under its name when it is complete, by one rename; before that, its
+name begins with a dot. Several models, devices and versions lie side by side.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def _need_space(folder: Path, need: int) -> None:
 def _abandoned(making: Path) -> bool:
     """Return whether the lock of ``.making-ENTRY-...`` is free, so that no process builds it.
 
-    Unlike the id of a process, a lock tells it across the containers of a machine too.
+    Unlike the id of a process, a lock also works across the containers of a machine.
     """
     name = making.name.removeprefix(".making-").rpartition("-")[0]
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_LINES_KEPT = 3  # of what is no JSON, for the message of a failure
+_LINES_KEPT = 3  # of output that is not JSON, for the message of a failure
 
 Message = dict[str, Any]
 

@@ -69,10 +69,10 @@ class OnnxSession:
                 tensor.data_ptr(),
             )
         if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime has a stream of its own
+            torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime uses its own stream
         try:
             self._session.run_with_iobinding(binding)
-        except Exception as error:  # a family of its own, without a common base
+        except Exception as error:  # its errors have no common base class
             raise EngineError(f"ONNX Runtime does not run {self._path}: {error}") from error
         return tuple(tensor for _, tensor in made)
 
@@ -233,5 +233,5 @@ def _cuda_session(path: Path, device: torch.device) -> Any:
     options = {"device_id": device.index or 0}
     try:
         return onnxruntime.InferenceSession(str(path), providers=[(provider, options)])
-    except Exception as error:  # a family of its own, without a common base
+    except Exception as error:  # its errors have no common base class
         raise EngineError(f"ONNX Runtime cannot open {path} on {device}: {error}") from error

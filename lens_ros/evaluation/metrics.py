@@ -94,7 +94,7 @@ def summarize_nothing(scores: Sequence[Score]) -> dict[str, float | None]:
     """Return precision and recall of the answer "nothing there".
 
     ``precision``: of the answers that say so, those that are right, in percent (None where no answer says
-    so). ``recall``: of the questions about what is not there, those that are answered so, in percent (None
+    so). ``recall``: of the questions about absent objects, those that are answered so, in percent (None
     where there is no such question). ``questions`` and ``answers``: how many of them there are.
     """
     there, said = sum(s.nothing_there for s in scores), sum(s.nothing_said for s in scores)

@@ -84,7 +84,7 @@ def _from_above(points: np.ndarray) -> Candidates:
 
 
 def _from_the_side(points: np.ndarray) -> Candidates:
-    """Approach level or downwards, close horizontally."""
+    """Return candidates that approach level or downwards and close horizontally."""
     turns = np.arange(SIDE_AZIMUTHS) * 2 * np.pi / SIDE_AZIMUTHS
     low, high = points.min(0), points.max(0)
     heights = low[2] + np.array([0.5, 0.8]) * (high[2] - low[2])

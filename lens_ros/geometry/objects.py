@@ -69,7 +69,7 @@ class Located:
 
 
 def locate(view: DepthView, mask: np.ndarray) -> Located:
-    """Locate an object.
+    """Return the points, box, median depth, support plane and visible fraction of a masked object.
 
     Args:
         view: the depth image.

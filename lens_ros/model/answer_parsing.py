@@ -108,8 +108,8 @@ class ParsedAnswer:
 def extent(coordinates: Literal["absolute", "relative"], width: int, height: int) -> tuple[float, float]:
     """Return the largest coordinates that the reasoner writes, along x and y.
 
-    These are ``width`` and ``height`` of its own picture in pixels (Qwen2.5-VL), or 1000 for any shape
-    (Qwen2-VL).
+    These are ``width`` and ``height`` of the picture that it sees, in pixels (Qwen2.5-VL), or 1000 for any
+    shape (Qwen2-VL).
     """
     return (width, height) if coordinates == "absolute" else (1000, 1000)
 

@@ -65,9 +65,9 @@ class LensConfig:
     the reasoner wrote prompts the segmenter. ``query_positions`` names the position scheme of the query pass
     that the weights were trained with (:meth:`~lens_ros.model.network.LensModel.reason` explains them).
 
-    ``wording`` names what the reasoner is asked, ``coordinates`` what its boxes count: pixels of its own
-    picture (Qwen2.5-VL) or thousandths of it (Qwen2-VL); ``think`` whether it is asked to think first unless
-    told otherwise. ``speck_share``: connected parts of a mask smaller than this share of its largest part
+    ``wording`` names what the reasoner is asked, ``coordinates`` the unit of its boxes: pixels of the
+    picture that it sees (Qwen2.5-VL) or thousandths of it (Qwen2-VL); ``think`` whether it thinks first by
+    default. ``speck_share``: connected parts of a mask smaller than this share of its largest part
     are dropped; 0, as in the paper, keeps every pixel. ``calibration`` turns what the model knows of an
     answer into a probability, the score of its instances; None leaves the IoU that the segmenter expects.
     ``subjects`` lists the nouns that may be asked for; None asks the model everything.

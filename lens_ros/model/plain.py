@@ -12,7 +12,7 @@ import unicodedata
 _SEPARATORS = re.compile(r"\.{2,}|[.;!?¿¡|()\[\]{}]|\s[-‐-―]+\s|[‒-―]|-{2,}")
 _APOSTROPHES = re.compile(r"[`´‘’‛ʼ′]")
 _WITHIN_WORD = re.compile(r"(?<=[^\W_])'(?=[^\W_])")
-# A comma tells two noun phrases apart: "the other mug, not the red one". Elsewhere it is a matter of style.
+# A comma separates two noun phrases: "the other mug, not the red one". Elsewhere it is a matter of style.
 _SEPARATING = re.compile(r",(?= (?:the|not|but)\b)")
 _PLEASE = re.compile(r",? ?\bplease\b,?")
 

@@ -1,8 +1,8 @@
 """Generate answers fast: a decode step over buffers that never move.
 
-A growing cache (``"dynamic"``) allocates, and launches each kernel anew, for every token. Here keys and
-values lie in transformers' ``StaticCache``, mask and positions beside them, and a step is the same work on
-the same addresses each time. On a GPU the step is recorded once as a CUDA graph and replayed
+A growing cache (``"dynamic"``) allocates memory and launches each kernel for every token. Here keys and
+values are in transformers' ``StaticCache``, with mask and positions in fixed buffers, and each step does the
+same work on the same addresses. On a GPU the step is recorded once as a CUDA graph and replayed
 (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs); ``"compiled"`` compiles it first with
 ``torch.compile``, which fuses the unpacking of quantised weights into their products.
 """

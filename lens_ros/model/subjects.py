@@ -34,8 +34,8 @@ _PREPOSITIONS = frozenset(
     }
 )
 _AFTER_A_VERB = frozenset({"me", "the", "a", "an", "my", "all", "every", "each", "some", "any"})
-# lens-nano was taught these with its own objects alone: beside them it takes any noun for one of those
-# ("my elbow", "a straw to drink from"). Without them it knows that an unread noun is not there.
+# lens-nano was taught these words only together with its own objects. Next to them it takes any noun for one
+# of those ("my elbow", "a straw to drink from"). Without them it knows that an unread noun is not there.
 _MISLEADING = frozenset({"my", "to"})
 _SHOWN = 5  # nouns that the reason names as examples
 
@@ -58,7 +58,7 @@ class Subjects:
 
         Args:
             plain: plain words (:func:`~lens_ros.model.plain.plain_words`).
-            known: every word that the model was taught. Others are for the model to judge, except beside
+            known: every word that the model was taught. Others are for the model to judge, except next to
                 words that mislead it.
             model: its name, for the message.
         """

@@ -54,7 +54,7 @@ def unusable_policies(given: Mapping[str, Any]) -> str:
             continue
         if policy in choices:
             allowed = [key for key in choices[policy] if key != "unknown"]
-            if value not in allowed:
+            if not isinstance(value, str) or value.lower() not in allowed:  # rclpy takes any case
                 faults.append(f"'{name}' is {value!r}; expected one of {', '.join(allowed)}")
         elif policy == "depth" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             faults.append(f"'{name}' is {value!r}; expected an integer from 0 on")
@@ -77,7 +77,7 @@ def unknown_policies(given: Iterable[str], declared: Iterable[str]) -> str:
     if not unknown:
         return ""
     return (
-        f"ignores quality of service for topics that it does not have: {', '.join(unknown)}. Correct the "
+        f"ignores quality of service for topics that it does not use: {', '.join(unknown)}. Correct the "
         "names in the parameters file or on the command line; remapped topics have their new names"
     )
 

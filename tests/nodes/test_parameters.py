@@ -143,6 +143,14 @@ def test_zero_is_allowed_below_the_bounds_and_nothing_else(make_node):
         assert result.successful is taken, value
 
 
+@pytest.mark.parametrize("value", ["reliable", "RELIABLE", "Best_Effort", "system_default"])
+def test_quality_of_service_may_be_written_in_any_case(value, make_node):
+    parameters.declare(
+        make_node(Parameter("qos_overrides./image.subscription.reliability", value=value)),
+        PerceptionParameters,
+    )
+
+
 def test_quality_of_service_for_a_topic_that_the_node_does_not_have_is_named():
     declared = [
         "max_targets",

@@ -35,7 +35,7 @@ from std_msgs.msg import Header
 from lens_ros import interrupts
 from lens_ros.nodes.camera.parameters import CameraParameters
 from lens_ros.nodes.camera.sources import DEFAULT_FRAME_ID, Shot, SourceError, open_source
-from lens_ros.ros import command_line, conversions, parameters, starting
+from lens_ros.ros import command_line, conversions, overrides, parameters, starting
 from lens_ros.ros.command_line import CRASHED, ENDED, UNUSABLE
 from lens_ros.ros.conversions import ConversionError
 from lens_ros.ros.middleware import fitted_profile
@@ -73,6 +73,8 @@ class CameraNode(Node):
         self._compressed = self._publisher(CompressedImage, self.resolve_topic_name("image") + "/compressed")
         self._depths = self._publisher(Image, "depth")
         self._infos = self._publisher(CameraInfo, "camera_info")
+        if objection := overrides.unknown_policies(self._parameter_overrides, self._parameters):
+            self.get_logger().warning(objection)
         self._stamps: OrderedDict[tuple[int, int], Time] = OrderedDict()
         self._log = ThrottledLog(self, COMPLAINTS_S)
         self._tones = conversions.Tones(functools.partial(self._log.info, "tones"))

@@ -53,7 +53,7 @@ class GripperWorld:
         return self._data.xpos[self._bodies, 2].copy()
 
     def execute(self, grasp: np.ndarray, opening: float, distance: float) -> np.ndarray:
-        """Approach, close, lift and hold.
+        """Execute a grasp: approach, close, lift and hold; return how far each object rose.
 
         Args:
             grasp: (4, 4) world_from_fingertips with columns closing, lateral, approach.
